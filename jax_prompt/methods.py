@@ -44,10 +44,6 @@ def _at_features(tuner: Tuner, spec: BackboneSpec) -> Cut:
     return FEATURES
 
 
-def _at_first_block(tuner: Tuner, spec: BackboneSpec) -> Cut:
-    return Cut(0)
-
-
 def _at_first_layer(tuner: Tuner, spec: BackboneSpec) -> Cut:
     return Cut(tuner.layer_range(spec).start)
 
@@ -173,7 +169,7 @@ _ROWS = (
         'snf',
         'a normalising flow on each residual shortcut (SNF)',
         SNF,
-        cut=_at_first_block,
+        cut=_at_first_layer,
     ),
     Method(
         'mp',

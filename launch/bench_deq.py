@@ -14,8 +14,6 @@ import argparse
 import functools
 import importlib
 import json
-import os
-import platform
 import statistics
 import time
 import warnings
@@ -26,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from bench_machine import machine
 
 from jax_prompt.deq.anderson import Solver
 from jax_prompt.deq.fixed_point import Gradient, fixed_point, probe
@@ -284,9 +283,8 @@ def main() -> None:
     device = jax.devices()[0]
     figures: dict[str, Any] = {
         'device': f'{device.platform} {device.device_kind}',
-        'cpu_cores': os.cpu_count(),
-        'load_average': os.getloadavg() if hasattr(os, 'getloadavg') else None,  # not on Windows
-        'versions': {'python': platform.python_version(), 'jax': jax.__version__},
+        'machine': machine(),
+        'versions': {'jax': jax.__version__},
         'rtol': options.rtol,
         'turns': options.turns,
     }

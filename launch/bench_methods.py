@@ -54,11 +54,7 @@ class Step:
         method = get_method(name)
         options = method.with_prompts({}, args.prompts)
         model = build_classifier(ARCHITECTURES[args.arch], method, CLASSES, **options)
-
-        def trains(path: str) -> bool:
-            group, _, rest = path.partition('/')
-            return group != 'backbone' or method.trains(rest, model.tuner, model.spec)
-
+        trains = method.predicate(model.tuner, model.spec)
         trainable, self.frozen = split(model.init(jax.random.key(0)), trains)
         program = Program(
             model,
@@ -78,8 +74,8 @@ class Step:
         elif model.tuner.needs_raw():
             raw = frozen_prefix(program, FEATURES, backbone, images, args.batch)
             self.data = WithRaw(images, jnp.asarray(raw))
-        self.program, self.state = replace(program, start=cut), None
-        self.trained, self.added = trainable, count(trainable) - count(trainable['head'])
+        self.program = replace(program, start=cut)
+        self.added = count(trainable) - count(trainable['head'])
         labels = jnp.zeros(args.batch, jnp.int32)
         hyper = Hyper(*(jnp.float32(x) for x in (1e-3, 0.0, 0.0)))
         self.rest = (labels, jnp.ones(args.batch), hyper, jax.random.key(0))

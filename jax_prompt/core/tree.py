@@ -148,11 +148,11 @@ def unstack_layers(tree: Mapping[str, Any]) -> Tree:
     """The inverse of `stack_layers`, for any seams."""
     out: Tree = {}
     for key, value in tree.items():
-        match = _SEGMENT.match(key)
-        if match is None:
+        span = segment_span(key)
+        if span is None:
             out[key] = value
             continue
-        start, stop = int(match.group(1)), int(match.group(2))
+        start, stop = span
         for layer in range(start, stop):
             out[f'block_{layer:02d}'] = jax.tree.map(lambda leaf, i=layer - start: leaf[i], value)
     return out

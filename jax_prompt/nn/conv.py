@@ -16,8 +16,9 @@ def conv_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     The gradient of x is a convolution with the flipped, transposed kernel, written out: inside a
     loop XLA's CPU backend runs its own form of it several times slower. There, convolutions to few
-    channels and the gradient of the kernel run as products with shifted images, in about half the
-    time (8 x 224 x 224 from 64 to 3 channels and back, 2 cores); elsewhere they are the backend's.
+    channels and the gradient of the kernel run as products with shifted images (8 x 224 x 224
+    pixels from 64 to 3 channels, 2 cores: 68 ms instead of 98, its kernel's gradient 110 instead
+    of 225); elsewhere they are the backend's.
 
     Args:
       x: [B, H, W, C].

@@ -67,6 +67,12 @@ def patches(images: jax.Array, size: int) -> jax.Array:
     return x.reshape(batch, rows * columns, size * size * channels)
 
 
+def pooled_pixels(images: jax.Array, grid: int) -> jax.Array:
+    """Averages images [B, H, W, 3] down to grid x grid pixels, [B, grid * grid * 3]."""
+    shape = (images.shape[0], grid, grid, images.shape[3])
+    return jax.image.resize(images, shape, 'linear', antialias=True).reshape(shape[0], -1)
+
+
 def resize_positions(positions: jax.Array, grid: int) -> jax.Array:
     """Resizes position embeddings [1, n * n, D] to a grid of [1, grid * grid, D].
 

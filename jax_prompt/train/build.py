@@ -123,12 +123,10 @@ def build_program(config: RunConfig, backbone: Backbone, num_classes: int, count
 
 def trains(method: Method, config: RunConfig, classifier: Classifier) -> Any:
     """Returns the predicate over whole paths that says which leaves train."""
+    trained = method.predicate(classifier.tuner, classifier.spec)
 
     def predicate(path: str) -> bool:
-        group, _, rest = path.partition('/')
-        if group == 'backbone':
-            return method.trains(rest, classifier.tuner, classifier.spec)
-        return config.train_prompts if group == 'tuner' else True
+        return trained(path) and (config.train_prompts or not path.startswith('tuner/'))
 
     return predicate
 

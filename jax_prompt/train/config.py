@@ -80,7 +80,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Engine:
-    """How the loop runs; nothing here changes a result but `eval_every` the best epoch.
+    """How the loop runs. Of these only `eval_every` (the best epoch) and 'skip' change a result.
 
     Attributes:
       eval_batch_size: images an evaluation call.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.core.tree import Tree, merge
-from jax_prompt.evals.classify import padded_rows
+from jax_prompt.evals.classify import padded_batches, padded_rows
 from jax_prompt.train.step import Program, cross_entropy
 from jax_prompt.tuners.e2vpt import with_masks
 from jax_prompt.tuners.pruning import Kept, Masks, full_masks, importance, prune
@@ -80,10 +80,7 @@ def choose_kept(
       The tuner's option `kept`.
     """
     rows, real = padded_rows(len(labels), batch_size)
-    if hasattr(data, 'batches'):
-        batches = (images for images, _ in data.batches(rows))
-    else:
-        batches = (jax.tree.map(lambda leaf, r=row: leaf[r], data) for row in rows)
+    batches = padded_batches(data, len(labels), batch_size)
     total: Any = None
     for x, row, weights in zip(batches, rows, real, strict=True):
         x = jax.tree.map(jnp.asarray, x)

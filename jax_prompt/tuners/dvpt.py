@@ -35,7 +35,7 @@ import jax.numpy as jnp
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place
-from jax_prompt.nn.layers import dropout, gelu
+from jax_prompt.nn.layers import dropout, gelu, pooled_pixels
 from jax_prompt.tuners.vpt import VPT
 
 DYNAMICS = ('specific', 'shared')
@@ -136,9 +136,7 @@ class DVPT(VPT):
                 "meta_input is 'pixels', and this caller starts past the image; start from the "
                 "image, or take meta_input='patches'"
             )
-        shape = (place.image.shape[0], _GRID, _GRID, 3)
-        pooled = jax.image.resize(place.image, shape, 'linear', antialias=True)
-        return pooled.reshape(shape[0], -1)  # [B, 192]
+        return pooled_pixels(place.image, _GRID)  # [B, 192]
 
 
 def _name(i: int) -> str:

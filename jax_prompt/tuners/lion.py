@@ -31,6 +31,7 @@ from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.deq.anderson import CONVERGED, Solver
 from jax_prompt.deq.fixed_point import Gradient, fixed_point, probe
 from jax_prompt.deq.jacobian import jacobian_penalty
+from jax_prompt.nn.layers import pooled_pixels
 from jax_prompt.tuners.equilibrium import KINDS, EquilibriumBlock, with_penalty
 
 INPUTS = ('raw', 'prompted', 'image')
@@ -172,9 +173,7 @@ class LION(Tuner):
         if seen is None:
             raise ValueError(f'P2 takes the {self.input} input, which this caller did not pass')
         if self.input == 'image':
-            shape = (seen.shape[0], _GRID, _GRID, 3)
-            pooled = jax.image.resize(seen, shape, 'linear', antialias=True)
-            return pooled.reshape(shape[0], -1)  # [B, 192]
+            return pooled_pixels(seen, _GRID)  # [B, 192]
         return jax.lax.stop_gradient(seen).astype(features.dtype)
 
     def _forward(self, train: bool) -> Solver:

@@ -39,11 +39,7 @@ def test_the_loss_falls(name, backbone, digits):
     model = build_classifier(report.config, method, 10, **options)
     added = model.init_added(jax.random.key(0))
     params = {'backbone': adapt(tree, report.config, model.backbone.seams), **added}
-
-    def trains(path):
-        group, _, rest = path.partition('/')
-        return group != 'backbone' or method.trains(rest, model.tuner, model.spec)
-
+    trains = method.predicate(model.tuner, model.spec)
     trainable, frozen = split(jax.tree.map(jnp.array, params), trains)
     program = Program(
         classifier=model,

@@ -41,10 +41,7 @@ def _random_like(tree):
 
 
 def _trained(model, params, method):
-    def trains(path):
-        group, _, rest = path.partition('/')
-        return group != 'backbone' or method.trains(rest, model.tuner, model.spec)
-
+    trains = method.predicate(model.tuner, model.spec)
     return flatten(split(params, trains)[0].get('backbone', {}))
 
 

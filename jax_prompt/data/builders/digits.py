@@ -5,13 +5,13 @@ Handwritten Digits'). The split is the project's own: stratified, 800 train, 200
 test images. The writers are not told apart in the data, so they appear in every part.
 """
 
-import io
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jax_prompt.data.builders.parts import as_png, describe
 from jax_prompt.data.subsets import stratified_split
 
 SIZE = 32
@@ -28,17 +28,8 @@ class JaxPromptDigits(tfds.core.GeneratorBasedBuilder):
     url_infos: ClassVar[dict] = {}  # nothing is downloaded
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description='Handwritten digits that scikit-learn carries, enlarged to 32 px.',
-            features=tfds.features.FeaturesDict(
-                {
-                    'image': tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format='png'),
-                    'label': tfds.features.ClassLabel(names=[str(digit) for digit in range(10)]),
-                }
-            ),
-            supervised_keys=('image', 'label'),
-        )
+        text = 'Handwritten digits that scikit-learn carries, enlarged to 32 px.'
+        return describe(self, text, SIZE, [str(digit) for digit in range(10)])
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager
@@ -59,15 +50,13 @@ class JaxPromptDigits(tfds.core.GeneratorBasedBuilder):
         self, images: np.ndarray, labels: np.ndarray, index: np.ndarray
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for i in index:
-            yield f'{i:04d}', {'image': io.BytesIO(_png(images[i])), 'label': int(labels[i])}
+            yield f'{i:04d}', {'image': as_png(_enlarged(images[i])), 'label': int(labels[i])}
 
 
-def _png(image: np.ndarray) -> bytes:
-    """Returns a digit [8, 8] in 0..16 as a PNG of [32, 32, 3] in 0..255, bilinearly enlarged."""
+def _enlarged(image: np.ndarray) -> np.ndarray:
+    """Returns a digit [8, 8] in 0..16 as [32, 32, 3] uint8, bilinearly enlarged."""
     from PIL import Image
 
     grey = np.rint(image * (255 / 16)).astype(np.uint8)
     large = Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    file = io.BytesIO()
-    large.convert('RGB').save(file, 'PNG')
-    return file.getvalue()
+    return np.asarray(large.convert('RGB'))

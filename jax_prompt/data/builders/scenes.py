@@ -12,12 +12,13 @@ mean of an image gives the label away. Scene i depends on its task and on i alon
   sizes, so that the size in the image alone does not tell.
 """
 
-import io
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+
+from jax_prompt.data.builders.parts import as_png, consecutive, describe
 
 SIZE = 32
 COUNTS = {'train': 800, 'validation': 200, 'test': 2000}
@@ -40,36 +41,17 @@ class JaxPromptScenes(tfds.core.GeneratorBasedBuilder):
     url_infos: ClassVar[dict] = {}  # nothing is downloaded
 
     def _info(self) -> tfds.core.DatasetInfo:
-        names = CLASSES[self.builder_config.name]
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description='Rendered scenes that ask how many, where, which way or how far.',
-            features=tfds.features.FeaturesDict(
-                {
-                    'image': tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format='png'),
-                    'label': tfds.features.ClassLabel(names=list(names)),
-                }
-            ),
-            supervised_keys=('image', 'label'),
-        )
+        text = 'Rendered scenes that ask how many, where, which way or how far.'
+        return describe(self, text, SIZE, CLASSES[self.builder_config.name])
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager
-        starts = np.cumsum([0, *COUNTS.values()])
-        return {
-            name: self._generate_examples(range(start, start + COUNTS[name]))
-            for name, start in zip(COUNTS, starts.tolist(), strict=False)
-        }
+        return {name: self._generate_examples(i) for name, i in consecutive(COUNTS).items()}
 
     def _generate_examples(self, index: range) -> Iterator[tuple[str, dict[str, Any]]]:
-        from PIL import Image
-
         for i in index:
             image, label = draw(self.builder_config.name, i)
-            file = io.BytesIO()
-            Image.fromarray(image).save(file, 'PNG')
-            file.seek(0)
-            yield f'{i:05d}', {'image': file, 'label': label}
+            yield f'{i:05d}', {'image': as_png(image), 'label': label}
 
 
 def draw(task: str, i: int) -> tuple[np.ndarray, int]:

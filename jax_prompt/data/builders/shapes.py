@@ -4,12 +4,13 @@ An image shows one shape of random colour, place, size and angle on a background
 both with noise and a gradient; small distractors lie around it. Image i depends on i alone.
 """
 
-import io
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+
+from jax_prompt.data.builders.parts import as_png, consecutive, describe
 
 SIZE = 64
 CLASSES = ('circle', 'cross', 'ring', 'square', 'star', 'triangle')
@@ -26,34 +27,16 @@ class JaxPromptShapes(tfds.core.GeneratorBasedBuilder):
     url_infos: ClassVar[dict] = {}  # nothing is downloaded
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description='Generated images of one coloured, textured shape each.',
-            features=tfds.features.FeaturesDict(
-                {
-                    'image': tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format='png'),
-                    'label': tfds.features.ClassLabel(names=list(CLASSES)),
-                }
-            ),
-            supervised_keys=('image', 'label'),
-        )
+        text = 'Generated images of one coloured, textured shape each.'
+        return describe(self, text, SIZE, CLASSES)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager
-        starts = np.cumsum([0, *COUNTS.values()])
-        return {
-            name: self._generate_examples(range(start, start + COUNTS[name]))
-            for name, start in zip(COUNTS, starts.tolist(), strict=False)
-        }
+        return {name: self._generate_examples(i) for name, i in consecutive(COUNTS).items()}
 
     def _generate_examples(self, index: range) -> Iterator[tuple[str, dict[str, Any]]]:
-        from PIL import Image
-
         for i in index:
-            file = io.BytesIO()
-            Image.fromarray(draw(i)).save(file, 'PNG')
-            file.seek(0)
-            yield f'{i:05d}', {'image': file, 'label': i % len(CLASSES)}
+            yield f'{i:05d}', {'image': as_png(draw(i)), 'label': i % len(CLASSES)}
 
 
 def draw(i: int) -> np.ndarray:
