@@ -1,13 +1,16 @@
-"""Opening a task's data: a folder of images, a packed npz, TFDS, or the project's own builders."""
+"""Opening a task's data: a named task, a folder of images, a packed npz, TFDS, own builders."""
 
 from pathlib import Path
 
+from jax_prompt.data.drawn import draw_subset, parse_subset
 from jax_prompt.data.split import Source, Split, check
+from jax_prompt.data.tasks import ALL, find_task, nearest
 
 __all__ = ['Source', 'Split', 'check', 'open_source']
 
 _ALLOWED = (
-    'a folder with a subfolder per class (or train/val/test folders of these), a packed .npz, '
+    "a named task as 'vtab/dtd' (data/tasks.py), a folder with a subfolder per class (or "
+    "train/val/test folders of these; 'image_folder:PATH' is the same), a packed .npz, "
     "'tfds:NAME[/CONFIG][:VERSION]', 'digits', 'shapes', or 'scenes/' and count, position, "
     'orientation or distance'
 )
@@ -22,16 +25,20 @@ def open_source(
     test_fraction: float = 0.0,
     seed: int = 0,
     data_dir: str | None = None,
+    draw_seed: int = 0,
 ) -> Source:
     """Opens a task's data; images are read later, labels now.
 
     Args:
-      data: a folder, a packed .npz, 'tfds:NAME[/CONFIG][:VERSION]', or one of the project's own:
-        'digits', 'shapes', 'scenes/count', '.../position', '.../orientation', '.../distance'.
+      data: a named task ('vtab/clevr_count', `tasks.py`), a folder ('image_folder:PATH' says so), a
+        packed .npz, 'tfds:NAME[/CONFIG][:VERSION]', or one of the project's own: 'digits',
+        'shapes', 'scenes/count', '.../position', '.../orientation', '.../distance'. In front of
+        any, 'fewshotK/', 'fractionP/' or 'longtailR/' takes a subset of it (`drawn.py`).
       val_fraction: share of train that becomes val where the data has no val.
       test_fraction: share of train that becomes test where the data has no test; 0: no test.
       seed: of the stratified draw of these.
       data_dir: where TFDS data is prepared; None: TFDS's own default.
+      draw_seed: of subsets, so that runs of different seeds share one.
 
     Returns:
       The source, with 'train', 'val' and maybe 'test'.
@@ -40,6 +47,17 @@ def open_source(
       ValueError: nothing there, or what is there is no labelled set of images.
     """
     fractions = (val_fraction, test_fraction, seed)
+    subset = parse_subset(data)
+    if subset is not None:
+        kind, amount, rest = subset
+        whole = open_source(
+            rest,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            seed=draw_seed,  # a val that is drawn must not wander into the subset
+            data_dir=data_dir,
+        )
+        return draw_subset(whole, kind, amount, draw_seed)
     if data.startswith('tfds:'):
         from jax_prompt.data.tfds_source import open_tfds
 
@@ -48,7 +66,9 @@ def open_source(
         from jax_prompt.data.tfds_source import open_own
 
         return open_own(data, *fractions, data_dir)
-    path = Path(data).expanduser()
+    if any(task.name == data for task in ALL):
+        return _open_task(data, fractions, data_dir, draw_seed)
+    path = Path(data.removeprefix('image_folder:')).expanduser()
     if path.is_dir():
         from jax_prompt.data.folder import open_folder
 
@@ -57,5 +77,44 @@ def open_source(
         from jax_prompt.data.packed import open_packed
 
         return open_packed(path, *fractions)
-    missing = '' if path.exists() else ' (no such file or folder)'
-    raise ValueError(f'data is {data!r}{missing}; allowed: {_ALLOWED}')
+    missing = '' if path.exists() else ' (no such file, folder or task)'
+    near = f'; nearest tasks: {nearest(data)}' if nearest(data) else ''
+    raise ValueError(f'data is {data!r}{missing}; allowed: {_ALLOWED}{near}')
+
+
+def _open_task(
+    name: str, fractions: tuple[float, float, int], data_dir: str | None, draw_seed: int
+) -> Source:
+    """Opens a row of a table."""
+    if Path(name).is_dir():
+        raise ValueError(f"data is {name!r}, a task and a folder; name the folder './{name}'")
+    task = find_task(name)
+    if task.rule is not None:
+        from jax_prompt.data.task_source import open_ruled
+
+        return open_ruled(task, data_dir)
+    kind, _, rest = task.data.partition(':')
+    if kind not in ('folder', 'listed'):
+        val_fraction, test_fraction, seed = fractions
+        return open_source(
+            task.data,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            seed=seed,
+            data_dir=data_dir,
+            draw_seed=draw_seed,
+        )
+    from jax_prompt.data.tfds_source import data_root
+
+    root = data_root(data_dir) / rest
+    if not root.is_dir():
+        by_hand = task.manual.replace('DATA_DIR', str(data_root(data_dir)))
+        raise ValueError(f'{name} needs {root}, which is missing: {by_hand}')
+    if kind == 'listed':
+        from jax_prompt.data.listed import open_listed
+
+        return open_listed(root, val_percent=10, val_seed=0)
+    from jax_prompt.data.folder import open_folder
+
+    # Whole sets without parts of their own: 70, 10 and 20 % by one draw.
+    return open_folder(root, 0.1, 0.2, 0)

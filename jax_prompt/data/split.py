@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,12 +21,14 @@ class Split:
       read: returns image i, [H, W, 3] uint8 RGB; thread-safe. Raises ValueError, naming the
         example, where it is corrupt.
       where: returns the name of example i: a file's path, 'flowers5.npz[17]'.
+      identity: what tells its examples from others, the same on every machine; '': unknown.
     """
 
     name: str
     labels: np.ndarray
     read: Callable[[int], np.ndarray]
     where: Callable[[int], str]
+    identity: str = ''
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,8 +51,42 @@ class Source:
     fingerprint: str
 
 
+def take(name: str, split: Split, index: np.ndarray) -> Split:
+    """Returns chosen examples of a split, under another name."""
+    return Split(
+        name,
+        split.labels[index],
+        lambda i: split.read(int(index[i])),
+        lambda i: split.where(int(index[i])),
+    )
+
+
+def concatenate(name: str, splits: Sequence[Split]) -> Split:
+    """Returns the examples of several splits, one split after the other."""
+    ends = np.cumsum([len(one) for one in splits])
+
+    def place(i: int) -> tuple[Split, int]:
+        which = int(np.searchsorted(ends, i, side='right'))
+        return splits[which], i - int(ends[which]) + len(splits[which])
+
+    def read(i: int) -> np.ndarray:
+        one, j = place(i)
+        return one.read(j)
+
+    def where(i: int) -> str:
+        one, j = place(i)
+        return one.where(j)
+
+    return Split(name, np.concatenate([one.labels for one in splits]), read, where)
+
+
 def make_source(
-    name: str, classes: Sequence[str], splits: Mapping[str, Split], identity: Iterable[object]
+    name: str,
+    classes: Sequence[str],
+    splits: Mapping[str, Split],
+    identity: Iterable[object],
+    *,
+    all_classes: bool = True,
 ) -> Source:
     """Checks the splits against the classes and returns the source.
 
@@ -59,6 +95,7 @@ def make_source(
       classes: names of the classes.
       splits: 'train', 'val' and maybe 'test'.
       identity: what tells this data from other data besides classes, split sizes and labels.
+      all_classes: whether every class must have training examples.
 
     Raises:
       ValueError: fewer than two classes, a name twice, a label outside them, an empty split, a
@@ -73,7 +110,7 @@ def make_source(
         check_labels(name, split, len(classes))
     counts = np.bincount(splits['train'].labels, minlength=len(classes))
     empty = [classes[i] for i in np.flatnonzero(counts == 0)]
-    if empty:
+    if empty and all_classes:
         raise ValueError(
             f'{name}: no training images of {_some(empty)}; add images or remove the class'
         )
@@ -84,7 +121,9 @@ def make_source(
     for part in identity:
         raw = part if isinstance(part, bytes) else str(part).encode()
         digest.update(f'{len(raw)} '.encode() + raw)
-    return Source(name, classes, dict(splits), digest.hexdigest())
+    fingerprint = digest.hexdigest()
+    named = {key: replace(one, identity=f'{fingerprint} {key}') for key, one in splits.items()}
+    return Source(name, classes, named, fingerprint)
 
 
 def check_labels(name: str, split: Split, num_classes: int) -> None:

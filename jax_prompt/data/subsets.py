@@ -72,6 +72,51 @@ def fraction(labels: np.ndarray, f: float, seed: int) -> np.ndarray:
     return stratified_split(labels, 1 - f, seed)[0]
 
 
+def few_shot(labels: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws k training examples of every class, and min(k, 4) others for validation.
+
+    So many for validation as Learning to Prompt for Vision-Language Models (Zhou et al. 2022,
+    arXiv:2109.01134) takes.
+
+    Returns:
+      (train, val): indices, each ascending, int64 [k * K] and [min(k, 4) * K].
+
+    Raises:
+      ValueError: a class with too few examples.
+    """
+    labels, num_val = np.asarray(labels), min(k, 4)
+    both = per_class(labels, k + num_val, seed)
+    val = both[per_class(labels[both], num_val, seed)]
+    return np.setdiff1d(both, val), val
+
+
+def long_tail(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
+    """Draws a long-tailed subset with an exponential profile.
+
+    Class c of K keeps floor(m ratio^(-c / (K - 1))) examples, where m is the size of the largest
+    class: Class-Balanced Loss (Cui et al. 2019, arXiv:1901.05555, section 5.1). A class that has
+    fewer keeps all.
+
+    Args:
+      labels: [n] integer labels, every class of 0..K-1.
+      ratio: imbalance, examples of class 0 over those of class K - 1.
+      seed: of the draw.
+
+    Returns:
+      Indices, ascending, int64.
+    """
+    if ratio < 1:
+        raise ValueError(f'imbalance ratio is {ratio}; allowed: 1 or more')
+    groups = [np.flatnonzero(labels == one) for one in range(int(np.max(labels)) + 1)]
+    most = max(map(len, groups))
+    rng = np.random.RandomState(seed)
+    drawn = []
+    for i, group in enumerate(groups):
+        count = int(most * (1 / ratio) ** (i / (len(groups) - 1.0)))
+        drawn.append(rng.permutation(group)[: max(count, 1)])
+    return np.sort(np.concatenate(drawn)).astype(np.int64)
+
+
 def complete(
     labels: np.ndarray,
     parts: Mapping[str, np.ndarray],

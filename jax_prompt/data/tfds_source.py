@@ -10,13 +10,16 @@ import io
 import os
 import re
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jax_prompt.data.decode import decode_image
-from jax_prompt.data.split import Source, Split, make_source
+from jax_prompt.data.labels import LabelRule
+from jax_prompt.data.labels import stored as stored_label
+from jax_prompt.data.split import Source, Split, make_source, take
 
 _SPEC = re.compile(r'^(?P<name>\w+)(/(?P<config>[^:]+))?(:(?P<version>\d+\.\d+\.\d+))?$')
 _VERSION = re.compile(r'^\d+\.\d+\.\d+$')
@@ -44,11 +47,7 @@ def open_tfds(
       ValueError: not prepared, not as array_record, or without one image and one label feature.
     """
     del seed
-    match = _SPEC.match(spec)
-    if match is None:
-        raise ValueError(f"'tfds:{spec}'; allowed: tfds:NAME[/CONFIG][:VERSION]")
-    folder = _find(match['name'], match['config'], match['version'], _root(data_dir))
-    return _open(folder, val_fraction, test_fraction)
+    return _open(open_prepared(spec, data_dir), val_fraction, test_fraction)
 
 
 def open_own(
@@ -59,7 +58,8 @@ def open_own(
     It is prepared on first use.
     """
     del seed
-    return _open(prepare_own(name, data_dir), val_fraction, test_fraction)
+    prepared = open_folder_of(prepare_own(name, data_dir))
+    return _open(prepared, val_fraction, test_fraction)
 
 
 def prepare_own(name: str, data_dir: str | None = None) -> Path:
@@ -78,7 +78,7 @@ def prepare_own(name: str, data_dir: str | None = None) -> Path:
         from jax_prompt.data.builders.shapes import JaxPromptShapes as builder_class
     else:
         from jax_prompt.data.builders.scenes import JaxPromptScenes as builder_class
-    root = _root(data_dir)
+    root = data_root(data_dir)
     relative = Path(builder_class.name) / task / str(builder_class.VERSION)
     final = root / relative
     if (final / _INFO).is_file():
@@ -99,7 +99,8 @@ def prepare_own(name: str, data_dir: str | None = None) -> Path:
     return final
 
 
-def _root(data_dir: str | None) -> Path:
+def data_root(data_dir: str | None) -> Path:
+    """Returns the folder in which data is prepared; None: TFDS's default."""
     if data_dir:
         return Path(data_dir).expanduser()
     import tensorflow_datasets as tfds
@@ -147,43 +148,127 @@ def _how(name: str, root: Path) -> str:
     )
 
 
-def _open(folder: Path, val_fraction: float, test_fraction: float) -> Source:
+@dataclass(frozen=True)
+class Prepared:
+    """Prepared TFDS data.
+
+    Attributes:
+      builder: of TFDS.
+      name: 'mnist/3.0.1'.
+      num_examples: examples of each stored split that has any.
+    """
+
+    builder: Any
+    name: str
+    num_examples: dict[str, int]
+
+    def read_labels(self, split: str, span: range, rule: LabelRule) -> np.ndarray:
+        """Reads the labels of consecutive examples of a stored split, [n] int32.
+
+        Raises:
+          ValueError: the records can't be read, or lack the rule's features.
+        """
+        import tensorflow_datasets as tfds
+
+        features = self.builder.info.features
+        missing = sorted(set(rule.keys) - set(features))
+        if missing:
+            raise ValueError(f'{self.name} has no features {missing}; it has {sorted(features)}')
+        # Only these features are parsed: neither images nor texts.
+        needed = tfds.features.FeaturesDict({key: features[key] for key in rule.keys})
+        raw = self.builder.as_data_source(
+            split,
+            deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+            file_format='array_record',
+        )
+        labels = np.empty(len(span), np.int32)
+        try:
+            for start in range(0, len(span), _READ):
+                records = raw.__getitems__(list(span[start : start + _READ]))
+                examples = map(needed.deserialize_example_np, records)
+                labels[start : start + _READ] = [rule.read(example) for example in examples]
+        except (RuntimeError, OSError, ValueError, IndexError) as error:
+            raise ValueError(f"{self.name}/{split}: records can't be read: {error}") from error
+        return labels
+
+    def read_split(self, split: str, span: range, image: str, labels: np.ndarray) -> Split:
+        """Returns consecutive examples of a stored split; `image` names the feature."""
+        import tensorflow_datasets as tfds
+
+        features = self.builder.info.features
+        needed = tfds.features.FeaturesDict({image: features[image]})
+        skip = {image: tfds.decode.SkipDecoding()}
+        raw = self.builder.as_data_source(
+            split,
+            deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+            file_format='array_record',
+        )
+
+        def where(i: int) -> str:
+            return f'{self.name}/{split}[{span[i]}]'
+
+        def read(i: int) -> np.ndarray:
+            try:
+                data = needed.deserialize_example_np(raw[span[i]], decoders=skip)[image]
+            except (RuntimeError, OSError, ValueError, IndexError) as error:
+                raise ValueError(f'{where(i)}: not a readable record: {error}') from error
+            # TensorFlow's decoder does not turn images by their EXIF orientation.
+            return decode_image(data, where(i), exif=False)
+
+        return Split(split, labels, read, where)
+
+
+def open_prepared(spec: str, data_dir: str | None) -> Prepared:
+    """Opens prepared TFDS data by its specification; see `open_tfds`."""
+    return open_folder_of(prepared_folder(spec, data_root(data_dir)))
+
+
+def prepared_folder(spec: str, root: Path) -> Path:
+    """Returns the folder of prepared data, 'NAME[/CONFIG][:VERSION]', in a root.
+
+    Raises:
+      ValueError: it is not prepared there, or the specification is of another form.
+    """
+    match = _SPEC.match(spec)
+    if match is None:
+        raise ValueError(f"'tfds:{spec}'; allowed: tfds:NAME[/CONFIG][:VERSION]")
+    return _find(match['name'], match['config'], match['version'], root)
+
+
+def open_folder_of(folder: Path) -> Prepared:
+    """Opens the folder of prepared TFDS data.
+
+    Raises:
+      ValueError: it is not prepared as array_record.
+    """
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(folder)
     info = builder.info
-    name = info.full_name
     formats = sorted(one.value for one in info.available_file_formats())
     if 'array_record' not in formats:
-        root = folder.parents[len(Path(name).parts) - 1] / 'array_record'
+        root = folder.parents[len(Path(info.full_name).parts) - 1]
         raise ValueError(
             f'{folder} is prepared as {formats}; only array_record can be read without TensorFlow. '
-            + _how(name.rpartition('/')[0], root)
+            f'Convert it: python launch/prepare_data.py --convert {folder} --data_dir '
+            f'{root}/array_record; or prepare it anew. '
+            + _how(info.full_name.rpartition('/')[0], root / 'array_record')
         )
-    image_key, label_key = _features(name, info.features)
-    pixels = {k for k, one in info.features.items() if isinstance(one, tfds.features.Image)}
-    decoders = {key: tfds.decode.SkipDecoding() for key in pixels}
+    counts = {key: one.num_examples for key, one in info.splits.items() if one.num_examples}
+    return Prepared(builder, info.full_name, counts)
+
+
+def _open(prepared: Prepared, val_fraction: float, test_fraction: float) -> Source:
+    name, stored, features = prepared.name, prepared.num_examples, prepared.builder.info.features
+    image_key, label_key = _features(name, features)
 
     def whole(split: str) -> Split:
-        data = builder.as_data_source(split, decoders=decoders, file_format='array_record')
-        labels = _labels(data, label_key, f'{name}/{split}')
+        span = range(stored[split])
+        labels = prepared.read_labels(split, span, stored_label(label_key))
+        return prepared.read_split(split, span, image_key, labels)
 
-        def where(i: int) -> str:
-            return f'{name}/{split}[{i}]'
-
-        def read(i: int) -> np.ndarray:
-            try:
-                image = data[i][image_key]
-            except (RuntimeError, OSError, ValueError, IndexError) as error:
-                raise ValueError(f'{where(i)}: not a readable record: {error}') from error
-            # TensorFlow's decoder does not turn images by their EXIF orientation.
-            return decode_image(image, where(i), exif=False)
-
-        return Split(split, labels, read, where)
-
-    stored = [key for key, one in info.splits.items() if one.num_examples]
     if 'train' not in stored:
-        raise ValueError(f'{name} has splits {stored}; a train split is needed')
+        raise ValueError(f'{name} has splits {list(stored)}; a train split is needed')
     splits = {'train': whole('train')}
     val = next((key for key in _VAL_NAMES if key in stored), None)
     if val:
@@ -191,8 +276,7 @@ def _open(folder: Path, val_fraction: float, test_fraction: float) -> Source:
     if 'test' in stored:
         splits['test'] = whole('test')
     splits = _complete(name, splits, val_fraction, test_fraction)
-    classes = info.features[label_key].names
-    return make_source(name, classes, splits, [name])
+    return make_source(name, features[label_key].names, splits, [name])
 
 
 def _features(name: str, features: Any) -> tuple[str, str]:
@@ -214,18 +298,6 @@ def _features(name: str, features: Any) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def _labels(data: Any, key: str, name: str) -> np.ndarray:
-    """Reads all labels, [n] int32."""
-    labels = np.empty(len(data), np.int32)
-    try:
-        for start in range(0, len(data), _READ):
-            index = list(range(start, min(start + _READ, len(data))))
-            labels[index] = [example[key] for example in data.__getitems__(index)]
-    except (RuntimeError, OSError, ValueError, IndexError) as error:
-        raise ValueError(f"{name}: records can't be read: {error}") from error
-    return labels
-
-
 def _complete(
     name: str, splits: dict[str, Split], val_fraction: float, test_fraction: float
 ) -> dict[str, Split]:
@@ -239,19 +311,9 @@ def _complete(
             f'{name} has {sorted(splits)}; val_fraction {val_fraction} and test_fraction '
             f'{test_fraction} of its {len(train)} training images leave nothing for train or val'
         )
-    out = dict(splits, train=_part('train', train, 0, left))
+    out = dict(splits, train=take('train', train, np.arange(left)))
     if val:
-        out['val'] = _part('val', train, left, left + val)
+        out['val'] = take('val', train, np.arange(left, left + val))
     if test:
-        out['test'] = _part('test', train, left + val, len(train))
-    return {key: _part(key, one, 0, len(one)) for key, one in out.items()}
-
-
-def _part(name: str, split: Split, start: int, stop: int) -> Split:
-    """Returns examples start..stop-1 of a split, under another name."""
-    return Split(
-        name,
-        split.labels[start:stop],
-        lambda i: split.read(start + i),
-        lambda i: split.where(start + i),
-    )
+        out['test'] = take('test', train, np.arange(left + val, len(train)))
+    return {key: replace(one, name=key) for key, one in out.items()}

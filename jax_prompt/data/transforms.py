@@ -145,7 +145,9 @@ class Augment:
         return self.crop != 'none' or self.flip
 
 
-def augment(key: jax.Array, images: jax.Array, size: int, config: Augment) -> jax.Array:
+def augment(
+    key: jax.Array, images: jax.Array, size: int, config: Augment, first: int | jax.Array = 0
+) -> jax.Array:
     """Augments stored images.
 
     What happens to an image depends on the key and on its place in the batch, not on the batch's
@@ -156,6 +158,7 @@ def augment(key: jax.Array, images: jax.Array, size: int, config: Augment) -> ja
       images: [B, S, S, 3] uint8.
       size: side of the result, in pixels.
       config: what to do.
+      first: place of the first image in the batch, where these are a part of it.
 
     Returns:
       [B, size, size, 3] float32 in [0, 1].
@@ -173,7 +176,7 @@ def augment(key: jax.Array, images: jax.Array, size: int, config: Augment) -> ja
                 f'images of {images.shape[1]} px (with pad) have no room for a random crop of '
                 f"{size} px; store them larger, set augment.pad, or take crop='resized'"
             )
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(len(images)))
+    keys = jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(len(images)))
     return jax.vmap(partial(_augment_one, size=size, config=config))(keys, images)
 
 

@@ -1,0 +1,196 @@
+"""Decoded and resized images on disk: made once, shared by all runs that show the same images.
+
+One split of one task at one size is a .npy of uint8 [n, S, S, 3], which is mapped, not read, and a
+description that names it and its sha256:
+
+    f3a2...json        by what the images are: data, split, size, interpolation, crop
+    9c41...train.npy   by the content
+
+Every file appears under its name in one step, whole, and never changes; so several runs may make
+the same entry at once, the last to finish wins, and a killed one leaves only a file '.part_*',
+which the next one removes when it is a day old. There is no lock.
+
+A cache knows its images by the names, sizes and labels of the data. Whoever exchanges an image file
+for another of the same size empties the cache by hand.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jax_prompt.data.split import Split, visit
+from jax_prompt.data.transforms import prepare_image
+
+_LOG = logging.getLogger(__name__)
+_VERSION = 1  # of decoding and resizing: a change that changes pixels counts it up
+_PART, _STALE = '.part_', 24 * 3600.0  # seconds
+_BLOCK = 1 << 22  # bytes hashed at a time
+
+
+def cached_images(
+    folder: Path,
+    split: Split,
+    size: int,
+    *,
+    method: str,
+    crop: str,
+    crop_ratio: float,
+    workers: int = 2,
+) -> np.ndarray:
+    """Returns a split's images from the cache; makes them first where they are missing.
+
+    An entry whose content does not have its sha256 is made anew.
+
+    Args:
+      folder: of the cache; made where it is missing.
+      split: the split; its `identity` must say what it is.
+      size: S, side of the images in pixels.
+      method: interpolation, see `transforms.resize_image`.
+      crop: see `transforms.prepare_image`.
+      crop_ratio: likewise.
+      workers: decoding threads.
+
+    Returns:
+      [n, S, S, 3] uint8, mapped read-only.
+
+    Raises:
+      ValueError: the split has no identity; images that can't be decoded, by name.
+    """
+    if not split.identity:
+        raise ValueError(f"split '{split.name}' has no identity; it can't be cached")
+    ratio = crop_ratio if crop == 'centre' else None
+    what = [_VERSION, split.identity, len(split), size, method, crop, ratio]
+    described = folder / f'{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.json'
+    shape = (len(split), size, size, 3)
+    found = _find(described, shape)
+    if found is not None:
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_stale(folder)
+    handle, name = tempfile.mkstemp(prefix=_PART, dir=folder)
+    os.close(handle)
+    part = Path(name)
+    try:
+        _make(part, split, shape, (method, crop, crop_ratio), workers)
+        digest = _sha256(part)
+        file = folder / f'{digest[:32]}.{split.name}.npy'
+        _publish(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+    _write(described, {'file': file.name, 'sha256': digest, 'images': what})
+    return np.load(file, mmap_mode='r')
+
+
+def _make(
+    part: Path, split: Split, shape: tuple[int, ...], view: tuple[str, str, float], workers: int
+) -> None:
+    """Decodes a split into a file."""
+    images = np.lib.format.open_memmap(part, 'w+', np.uint8, shape)
+
+    def store(i: int, image: np.ndarray) -> None:
+        images[i] = prepare_image(image, shape[1], *view)
+
+    visit(split, store, workers)
+    images.flush()
+
+
+class StoredImages:
+    """A split's images on disk as a stream of batches, for what does not fit in memory.
+
+    Args:
+      split: what is shown.
+      parts: its images, [n, S, S, 3] uint8, one part after the other.
+    """
+
+    def __init__(self, split: Split, parts: Sequence[np.ndarray]):
+        self.split, self.parts = split, tuple(parts)
+        self._ends = np.cumsum([len(part) for part in self.parts])
+        if self._ends[-1] != len(split):
+            raise ValueError(f'{self._ends[-1]} images, {len(split)} labels')
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batches(self, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields images [B, S, S, 3] uint8 and labels [B] int32 for each row of an order.
+
+        Raises:
+          ValueError: indices outside the split.
+        """
+        order = np.asarray(order)
+        if order.size and not (order.min() >= 0 and order.max() < len(self)):
+            raise ValueError(f'indices {order.min()}..{order.max()} leave {len(self)} examples')
+        return self._batches(order)
+
+    def _batches(self, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        labels = np.asarray(self.split.labels, np.int32)
+        for row in order:
+            images = np.empty((len(row), *self.parts[0].shape[1:]), np.uint8)
+            which = np.searchsorted(self._ends, row, side='right')
+            for i, part in enumerate(self.parts):
+                mine = which == i
+                images[mine] = part[row[mine] - (self._ends[i] - len(part))]
+            yield images, labels[row]
+
+
+def _find(described: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Returns the images of an entry; None where there is none or it is damaged."""
+    try:
+        entry = json.loads(described.read_text(encoding='utf-8'))
+        file = described.parent / entry['file']
+        digest = _sha256(file)
+        if digest == entry['sha256']:
+            images = np.load(file, mmap_mode='r')
+            if images.shape == shape and images.dtype == np.uint8:
+                return images
+        why = f'{file.name} is not what it was'
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = str(error) or type(error).__name__
+    _LOG.warning('%s: made anew, since %s', described, why)
+    return None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _publish(part: Path, file: Path) -> None:
+    """Moves a finished file to its name, durably."""
+    with part.open('rb') as opened:
+        os.fsync(opened.fileno())
+    part.chmod(0o644)  # mkstemp's own mode shuts other users out
+    os.replace(part, file)
+
+
+def _write(path: Path, entry: dict) -> None:
+    handle, name = tempfile.mkstemp(prefix=_PART, dir=path.parent)
+    part = Path(name)
+    try:
+        with os.fdopen(handle, 'w', encoding='utf-8') as file:
+            json.dump(entry, file, indent=1)
+        _publish(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Removes unfinished files of processes that died."""
+    for path in folder.glob(f'{_PART}*'):
+        try:
+            if time.time() - path.stat().st_mtime > _STALE:
+                path.unlink()
+        except FileNotFoundError:  # another process was faster
+            continue

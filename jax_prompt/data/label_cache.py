@@ -1,0 +1,66 @@
+"""Labels of large prepared sets, kept beside the data: reading them reads every record once.
+
+ImageNet's 1.28 million records are 150 GB, its labels 5 MB. A file appears whole, under a name that
+says what it holds; where the folder can't be written, labels are read again every time.
+"""
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+_LOG = logging.getLogger(__name__)
+_VERSION = 1  # of the label rules: a change that changes labels counts it up
+_FOLDER = 'jax_prompt_labels'
+LEAST = 20_000  # labels; fewer are read in a second or two
+
+
+def cached_labels(
+    folder: Path, what: str, count: int, read: Callable[[], np.ndarray]
+) -> np.ndarray:
+    """Returns labels, from the cache where they are there.
+
+    Args:
+      folder: of the prepared data.
+      what: which labels these are.
+      count: how many, n.
+      read: reads them, [n] int32.
+
+    Returns:
+      [n] int32.
+    """
+    if count < LEAST:
+        return read()
+    key = hashlib.sha256(f'{_VERSION} {count} {what}'.encode()).hexdigest()[:32]
+    path = folder / _FOLDER / f'{key}.npy'
+    try:
+        labels = np.load(path, allow_pickle=False)
+        if labels.shape == (count,) and labels.dtype == np.int32:
+            return labels
+    except (OSError, ValueError, EOFError):
+        pass  # not there, or damaged: written anew
+    labels = read()
+    try:
+        _write(path, labels)
+    except OSError as error:
+        _LOG.info('labels are not kept in %s: %s', path.parent, error.strerror)
+    return labels
+
+
+def _write(path: Path, labels: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix='.part_', dir=path.parent)
+    part = Path(name)
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            np.save(file, labels)
+            file.flush()
+            os.fsync(file.fileno())
+        part.chmod(0o644)  # mkstemp's own mode shuts other users out
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
