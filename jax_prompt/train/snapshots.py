@@ -1,0 +1,83 @@
+"""Snapshots: what trains, as it stood after some epochs, for those who look back at a run.
+
+A checkpoint is there to go on from and only the latest is kept; a snapshot holds the weights that
+would be evaluated, nothing of the optimizer, and stays. It lies beside the checkpoints of its stage
+as `snapshots/epoch_0003.npz`, one array a path of the trainable tree; epoch 0 is the
+initialisation, prototypes included.
+
+A snapshot is moved into place whole, and before the checkpoint of its step is written: a killed
+stage that starts again from that checkpoint lacks none, and comes to the same bits for those that
+it already wrote.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_prompt.core.tree import Tree, flatten, unflatten
+from jax_prompt.train.step import Program, TrainState
+
+_NAME = re.compile(r'^epoch_(\d+)\.npz$')
+
+
+def take_snapshot(directory: Path, every: int, program: Program, state: TrainState) -> None:
+    """Saves the state's weights where an epoch ends at which a snapshot is due.
+
+    Args:
+      directory: the stage's, where its checkpoints lie.
+      every: epochs between snapshots, the initialisation first; the last epoch always has one. 0:
+        none at all.
+      program: says how many steps an epoch has.
+      state: the state after a step.
+    """
+    epoch, inside = divmod(int(state.step), program.steps_per_epoch) if every else (0, 1)
+    due = not inside and (epoch % every == 0 or epoch == program.epochs)
+    path = directory / 'snapshots' / f'epoch_{epoch:04d}.npz'
+    if not due or path.exists() or jax.process_index():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix('.part')
+    with open(part, 'wb') as file:
+        arrays: dict[str, Any] = jax.tree.map(np.asarray, flatten(program.weights(state)))
+        np.savez(file, **arrays)
+    part.replace(path)
+
+
+def find_snapshots(directory: str | Path) -> dict[int, Path]:
+    """Returns the snapshots of a stage by epoch, ascending; {} where there are none."""
+    found = (Path(directory) / 'snapshots').glob('epoch_*.npz')
+    named = {int(match[1]): path for path in found if (match := _NAME.match(path.name))}
+    return dict(sorted(named.items()))
+
+
+def load_snapshot(path: str | Path, like: Tree) -> Tree:
+    """Reads a snapshot.
+
+    Args:
+      path: the file.
+      like: a trainable tree of the same run.
+
+    Returns:
+      The tree as it stood, numpy.
+
+    Raises:
+      ValueError: other paths or shapes than those of `like`.
+    """
+    with np.load(path, allow_pickle=False) as saved:
+        flat = {name: saved[name] for name in saved.files}
+    wanted = {name: np.shape(leaf) for name, leaf in flatten(like).items()}
+    differs = [
+        f'{name} is {flat[name].shape if name in flat else "missing"}, wanted '
+        f'{wanted.get(name, "nothing there")}'
+        for name in sorted(wanted.keys() | flat.keys())
+        if name not in flat or wanted.get(name) != flat[name].shape
+    ]
+    if differs:
+        raise ValueError(
+            f'{path} is no snapshot of this run: {"; ".join(differs[:5])}. Remove the folder of '
+            'snapshots, or read it with the run that wrote it'
+        )
+    return unflatten(flat)
