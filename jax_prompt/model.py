@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_prompt.backbones.vit import ViT
-from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.backbones.families import family_of
+from jax_prompt.backbones.table import Config
+from jax_prompt.core.backbone import Backbone
 from jax_prompt.core.method import Method
 from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec, Cut
 from jax_prompt.core.tree import Tree
@@ -27,7 +28,7 @@ class Classifier:
         MoCo-v3). Its bias starts at 0.
     """
 
-    backbone: ViT
+    backbone: Backbone
     spec: BackboneSpec
     tuner: Tuner
     num_classes: int
@@ -118,7 +119,7 @@ class Classifier:
 
 
 def build_classifier(
-    config: ViTConfig, method: Method, num_classes: int, *, head_std: float = 0.02, **options
+    config: Config, method: Method, num_classes: int, *, head_std: float = 0.02, **options
 ) -> Classifier:
     """Builds the classifier of a method.
 
@@ -139,4 +140,5 @@ def build_classifier(
     ends = [asked[0], asked.stop] if len(asked) > 1 else [asked[0]] if len(asked) else []
     wanted = {*ends, *tuner.seams(spec), cut.block}
     seams = sorted(s for s in wanted if 0 < s < spec.num_layers)
-    return Classifier(ViT(config, tuple(seams)), spec, tuner, num_classes, head_std)
+    backbone = family_of(config).make(config, tuple(seams))
+    return Classifier(backbone, spec, tuner, num_classes, head_std)

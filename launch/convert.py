@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from jax_prompt.core.tree import count
+from jax_prompt.weights.families import FORMATS
 from jax_prompt.weights.load import load_weights, save_converted
-from jax_prompt.weights.vit import FORMATS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

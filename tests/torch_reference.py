@@ -60,6 +60,24 @@ def timm_vit():
 
 
 @cache
+def timm_swin():
+    """Returns the module `timm.models.swin_transformer`."""
+    timm_vit()
+    from timm.models import swin_transformer
+
+    return swin_transformer
+
+
+@cache
+def torchvision_swin():
+    """Returns the module `torchvision.models.swin_transformer`."""
+    timm_vit()
+    from torchvision.models import swin_transformer
+
+    return swin_transformer
+
+
+@cache
 def transformers():
     """Returns the package `transformers`."""
     timm_vit()

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jax_prompt.backbones.swin_config import SwinConfig
 from jax_prompt.backbones.vit_config import ViTConfig
 
+Config = ViTConfig | SwinConfig
 Colour = tuple[float, float, float]
 
 HALF: Colour = (0.5, 0.5, 0.5)
@@ -23,6 +25,7 @@ IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
 _GOOGLE = 'https://storage.googleapis.com/vit_models'
 _FAIR = 'https://dl.fbaipublicfiles.com'
 _HUB = 'https://huggingface.co'
+_SWIN = 'https://github.com/SwinTransformer/storage/releases/download'
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Entry:
     Attributes:
       name: 'arch.tag'.
       config: the network that the weights are for.
-      format: how the published file names its weights, see `weights.vit`.
+      format: how the published file names its weights, see `weights.families`.
       mean: per-channel mean that images in [0, 1] are normalised by.
       std: per-channel standard deviation, likewise.
       url: where the file is published; '' if it ships with the package.
@@ -42,7 +45,7 @@ class Entry:
     """
 
     name: str
-    config: ViTConfig
+    config: Config
     format: str
     mean: Colour
     std: Colour
@@ -70,7 +73,12 @@ def _dinov2(width: int, depth: int, heads: int, registers: int = 0) -> ViTConfig
     return _vit(width, depth, heads, 14, 518, layer_scale=True, num_registers=registers)
 
 
-ARCHITECTURES: Mapping[str, ViTConfig] = {
+def _swin(width: int, depths: tuple[int, ...], first: int, window: int, size: int) -> SwinConfig:
+    heads = tuple(first * 2**stage for stage in range(len(depths)))
+    return SwinConfig(width, depths, heads, window, 4, size)
+
+
+ARCHITECTURES: Mapping[str, Config] = {
     'vit_micro': ViTConfig(128, 6, 2, 512, 4, 32),
     'vit_ti16_224': _vit(192, 12, 3, 16, 224),
     'vit_s16_224': _vit(384, 12, 6, 16, 224),
@@ -87,6 +95,12 @@ ARCHITECTURES: Mapping[str, ViTConfig] = {
     'vit_s14_reg4_dinov2': _dinov2(384, 12, 6, registers=4),
     'vit_b14_reg4_dinov2': _dinov2(768, 12, 12, registers=4),
     'vit_l14_reg4_dinov2': _dinov2(1024, 24, 16, registers=4),
+    'swin_t_224': _swin(96, (2, 2, 6, 2), 3, 7, 224),
+    'swin_s_224': _swin(96, (2, 2, 18, 2), 3, 7, 224),
+    'swin_b_224': _swin(128, (2, 2, 18, 2), 4, 7, 224),
+    'swin_l_224': _swin(192, (2, 2, 18, 2), 6, 7, 224),
+    'swin_b_384': _swin(128, (2, 2, 18, 2), 4, 12, 384),
+    'swin_l_384': _swin(192, (2, 2, 18, 2), 6, 12, 384),
 }
 
 _TABLE: dict[str, Entry] = {}
@@ -182,6 +196,34 @@ for _size in 'sbl':
     for _arch, _reg in ((f'vit_{_size}14_dinov2', ''), (f'vit_{_size}14_reg4_dinov2', '_reg4')):
         _url = f'{_FAIR}/dinov2/dinov2_vit{_size}14/dinov2_vit{_size}14{_reg}_pretrain.pth'
         _add(_arch, 'lvd142m', 'dinov2', _url, True, 'positions for 518 px; set image_size to less')
+
+# Swin, arXiv:2103.14030: the authors' files; the same weights at Hugging Face; torchvision's own.
+_SIZES = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}
+_V8 = 'v1.0.8'  # the release of what was trained on ImageNet-22k later
+for _arch in ('swin_t_224', 'swin_s_224', 'swin_b_224', 'swin_l_224', 'swin_b_384', 'swin_l_384'):
+    _letter, _pixels = _arch.split('_')[1:]
+    _word, _late = _SIZES[_letter], _letter in 'ts'
+    _window = f'patch4_window{7 if _pixels == "224" else 12}_{_pixels}'
+    _base = f'{_SWIN}/{_V8 if _late else "v1.0.0"}/swin_{_word}_{_window}'
+    _add(_arch, 'ms_in22k', 'microsoft', f'{_base}_22k.pth', True, 'ImageNet-22k (VPT: swin_b)')
+    _url = f'{_base}_22kto1k{"_finetune" if _late else ""}.pth'
+    _add(_arch, 'ms_in22k_ft_in1k', 'microsoft', _url, True, 'ImageNet-22k, then ImageNet-1k')
+    if _letter != 'l':
+        _url = f'{_SWIN}/v1.0.0/swin_{_word}_{_window}.pth'
+        _add(_arch, 'ms_in1k', 'microsoft', _url, True, 'ImageNet-1k')
+    _hf = f'{_HUB}/microsoft/swin-{_word}-{_window.replace("_", "-")}'
+    _kind = 'in22k' if _letter in 'bl' else 'in1k'
+    _url = f'{_hf}{"-in22k" if _kind == "in22k" else ""}/resolve/main/pytorch_model.bin'
+    _add(_arch, f'hf_{_kind}', 'hf', _url, True, f'ms_{_kind} as Hugging Face')
+for _arch, _file in (
+    ('swin_t_224', 'swin_t-704ceda3'),
+    ('swin_s_224', 'swin_s-5e29d889'),
+    ('swin_b_224', 'swin_b-68c6b09e'),
+):
+    _url = f'https://download.pytorch.org/models/{_file}.pth'
+    _add(
+        _arch, 'torchvision_in1k', 'torchvision', _url, True, "ImageNet-1k, torchvision's training"
+    )
 
 TABLE: Mapping[str, Entry] = _TABLE
 

@@ -4,17 +4,10 @@ Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv:2010.11929; with what
 norm after it), DINOv2 (layer scale, arXiv:2304.07193) and its registers (arXiv:2309.16588) need.
 
 Tokens stand in the order class token, registers, prompts, patches. Blocks are stacked and scanned,
-one scan a segment (`core.tree.segments`): a scan compiles one block instead of L and runs as fast
-or faster on CPU. The parameters of a segment are made by `vmap` of one block's and passed to
-it explicitly inside `lax.scan`; Linen's lifted scan would need the tuner's parameters as module
-variables and could not stop at a cut.
-
-Memory of the backward pass (`remat`): 'none' keeps what automatic differentiation asks for; 'save'
-keeps four tensors a block (its input, qkv, the residual after attention, the input of GELU) and
-recomputes only norms, softmax and GELU; 'full' keeps the block's input and recomputes the block.
+one scan a segment (`core.tree.segments`, `backbones.stack`): a scan compiles one block instead of L
+and runs as fast or faster on CPU.
 """
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,14 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from jax_prompt.backbones.stack import Stack
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, segment_name, segments, stack_layers
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.layers import drop_path, resize_positions
 from jax_prompt.nn.transformer import Attention, LayerScale, Mlp, PatchEmbed
-
-_SAVED = ('qkv', 'mid', 'fc1')
 
 
 class Block(nn.Module):
@@ -176,46 +168,17 @@ class ViT(nn.Module):
         return jax.vmap(make)(jax.random.split(key, count))
 
     def _run(self, blocks, x, tuner, params, place, span):
-        """Runs the blocks of one segment; the tuner's prompts enter where it asks for them."""
-        cfg, (first, last) = self.config, span
-        asked = tuner.prompt_layers(cfg.spec())
-        length, lead = tuner.prompt_length, cfg.num_lead
-        # The leaves of these layers, [last - first, ...].
-        own = tuner.segment(params.get('layers', {}), span, cfg.spec())
-        seams = {0, cfg.depth, *self.seams}
-        if len(asked) and (asked[0] not in seams or (len(asked) > 1 and asked.stop not in seams)):
-            raise ValueError(f'prompts stand in blocks {asked}; both ends must be seams')
+        """Runs the blocks of one segment."""
+        cfg = self.config
         block = Block(cfg, parent=None)
+
+        def apply(weights: Tree, x: jax.Array, here: Place, rate: Any) -> jax.Array:
+            out: Any = block.apply({'params': weights}, x, tuner, here, rate)
+            return out
+
         rates = jnp.linspace(0.0, cfg.drop_path_rate, cfg.depth)
-
-        def at(layer, layer_params):
-            key = None if place.key is None else jax.random.fold_in(place.key, layer)
-            span = (lead, length) if length else (0, 0)
-            return replace(place, params=layer_params, layer=layer, key=key, prompts_at=span)
-
-        if len(asked) == 1 and first == asked[0]:
-            here = at(first, jax.tree.map(lambda leaf: leaf[0], own))
-            x = _insert(x, tuner.prompts(here, x), lead)
-        elif len(asked) and first == asked[0]:  # the scan below fills the places
-            x = _insert(x, jnp.zeros((1, length, x.shape[-1]), x.dtype), lead)
-        inside = len(asked) > 1 and first >= asked[0] and last <= asked[-1] + 1
-        length = length if len(asked) and first >= asked[0] else 0
-
-        def body(x, inputs):
-            layer, weights, layer_params, rate = inputs
-            here = at(layer, layer_params)
-            if inside:
-                bare = jnp.concatenate([x[:, :lead], x[:, lead + length :]], axis=1)
-                x = _insert(bare, tuner.prompts(here, bare), lead)
-            return block.apply({'params': weights}, x, tuner, here, rate), None
-
-        body = _rematerialised(body, cfg.remat)
-        inputs = (jnp.arange(first, last), blocks, own, rates[first:last])
-        if cfg.scan:
-            return jax.lax.scan(body, x, inputs)[0]
-        for i in range(last - first):
-            x, _ = body(x, jax.tree.map(lambda leaf, i=i: leaf[i], inputs))
-        return x
+        stack = Stack(cfg.spec(), self.seams, rates, cfg.remat, cfg.scan)
+        return stack.run(apply, blocks, x, tuner, params, place, span)
 
     def _pool(self, x: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
         """Tokens [B, C + P + N, D] to features [B, D] float32."""
@@ -237,12 +200,6 @@ class ViT(nn.Module):
         return tuner.pool(place, layer_norm(x), features) if tuner.needs_tokens() else features
 
 
-def _insert(x: jax.Array, prompts: jax.Array, lead: int) -> jax.Array:
-    """Places prompts [B or 1, P, D] after the lead tokens of x [B, C + N, D]."""
-    prompts = jnp.broadcast_to(prompts, (x.shape[0], *prompts.shape[1:])).astype(x.dtype)
-    return jnp.concatenate([x[:, :lead], prompts, x[:, lead:]], axis=1)  # [B, C + P + N, D]
-
-
 def _drop_patches(key: jax.Array, x: jax.Array, cfg: ViTConfig) -> jax.Array:
     """Keeps a random subset of each image's patch tokens, as many for every image."""
     kept = max(1, round(cfg.grid**2 * (1.0 - cfg.patch_drop_rate)))
@@ -250,14 +207,6 @@ def _drop_patches(key: jax.Array, x: jax.Array, cfg: ViTConfig) -> jax.Array:
     index = jnp.sort(jax.lax.top_k(scores, kept)[1], axis=1)[:, :, None]  # [B, kept, 1]
     patches = jnp.take_along_axis(x[:, cfg.num_lead :], index, axis=1)
     return jnp.concatenate([x[:, : cfg.num_lead], patches], axis=1)  # [B, C + kept, D]
-
-
-def _rematerialised(body, remat: str):
-    if remat == 'none':
-        return body
-    policy = jax.checkpoint_policies.save_only_these_names(*_SAVED) if remat == 'save' else None
-    # Inside a scan the loop itself keeps XLA from merging the recomputation with the original.
-    return jax.checkpoint(body, policy=policy, prevent_cse=False)
 
 
 def adapt(tree: Tree, config: ViTConfig, seams: tuple[int, ...] = ()) -> Tree:
@@ -279,18 +228,22 @@ def adapt(tree: Tree, config: ViTConfig, seams: tuple[int, ...] = ()) -> Tree:
     )
 
 
-def run_block(config: ViTConfig, blocks: Tree, x: jax.Array, layer: jax.Array) -> jax.Array:
+def run_block(
+    config: ViTConfig, blocks: Tree, x: jax.Array, layer: jax.Array, first: int = 0
+) -> jax.Array:
     """Runs one frozen block, without a tuner, on all its tokens.
 
     Args:
       config: the ViT.
       blocks: the stacked blocks of a single segment, leaves [L, ...].
       x: tokens entering the block, [B, T, D].
-      layer: index of the block; may be traced, so that one program serves all layers.
+      layer: index of the block among these; may be traced, so that one program serves all layers.
+      first: index of the first of these blocks, which are all alike here.
 
     Returns:
       The tokens leaving it, [B, T, D].
     """
+    del first
     weights = jax.tree.map(lambda leaf: leaf[layer], blocks)
     out: Any = Block(config, parent=None).apply({'params': weights}, x, Tuner(), Place(), 0.0)
     return out

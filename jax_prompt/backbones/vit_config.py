@@ -1,6 +1,7 @@
 """What makes one Vision Transformer differ from another, checked."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jax_prompt.core.spec import BackboneSpec, Site
 
@@ -32,11 +33,13 @@ class ViTConfig:
       drop_path_rate: stochastic depth of the last block, growing linearly from 0.
       patch_drop_rate: share of patch tokens left out of each training image (FLIP,
         arXiv:2212.00794), which makes pretraining cheaper; only where training starts at images.
-      remat: 'none', 'save' or 'full', see the head of this file.
+      remat: 'none', 'save' or 'full', see `backbones.stack`.
       scan: whether blocks run as a loop of the compiled program (one block compiled) or one after
         the other (all compiled; faster where blocks are tiny, see docs/performance.md).
       dtype: dtype of the products, 'float32' or 'bfloat16'; norms and softmax stay float32.
     """
+
+    family: ClassVar[str] = 'vit'
 
     width: int
     depth: int
@@ -102,7 +105,7 @@ class ViTConfig:
             'mlp': Site(d, d),
         }
         return BackboneSpec(
-            family='vit',
+            family=self.family,
             num_layers=self.depth,
             width=d,
             feature_dim=d,
@@ -113,6 +116,7 @@ class ViTConfig:
             sites=sites,
             outer={
                 'patch_embed': Site(3 * self.patch_size**2, d, 'patch_embed'),
-                'norm': Site(d, d, 'norm'),
+                'norm': Site(d, d, 'norm', before=-1),
             },
+            num_lead=self.num_lead,
         )

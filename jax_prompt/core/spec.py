@@ -6,7 +6,7 @@ operations exist and how wide their inputs and outputs are.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,34 @@ class Site:
       weights: path of its own weights in a layer's tree (outside the layers: in the backbone's),
         which hold a 'kernel' [..., outputs] or a 'scale' [outputs], and a 'bias' where it has one;
         '': it has none of its own.
+      before: outside the layers: the layer before which it runs; -1: after them all.
     """
 
     inputs: int
     outputs: int
     weights: str = ''
+    before: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of layers that are alike: as wide, with as many tokens and the same sites.
+
+    Attributes:
+      first: index of its first layer in the backbone.
+      num_layers: its layers.
+      width: D of its tokens or pixels, in channels.
+      num_patches: N, patch tokens of one image in it.
+      num_heads: H, attention heads (0 where there is no attention).
+      sites: the named operations of one of its layers.
+    """
+
+    first: int
+    num_layers: int
+    width: int
+    num_patches: int
+    num_heads: int
+    sites: Mapping[str, Site] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -33,7 +56,8 @@ class BackboneSpec:
     Attributes:
       family: 'vit', 'swin' or 'resnet'.
       num_layers: L, blocks that call the hooks.
-      width: D, token width in channels.
+      width: D, token width in channels. Where stages differ, this and what follows down to `sites`
+        (but for the feature and the image) are those of the first.
       feature_dim: width of the pooled feature that the head receives.
       image_size: side of the square input image, in pixels.
       patch_size: side of a patch, in pixels.
@@ -41,6 +65,8 @@ class BackboneSpec:
       num_heads: H, attention heads (0 where there is no attention).
       sites: the named operations of a layer that call `after`, with their widths.
       outer: those outside the layers, called once: the patch embedding, the final norm.
+      num_lead: class and register tokens, which stand before the patches.
+      stages: the runs of like layers, in order; (): all layers are alike.
     """
 
     family: str
@@ -53,6 +79,55 @@ class BackboneSpec:
     num_heads: int
     sites: Mapping[str, Site] = field(default_factory=dict, hash=False)
     outer: Mapping[str, Site] = field(default_factory=dict, hash=False)
+    num_lead: int = 0
+    stages: tuple[Stage, ...] = ()
+
+    def runs(self, layers: range | None = None) -> dict[str, 'BackboneSpec']:
+        """Returns each stage as a backbone of its own, by name; {'': this} where there are none.
+
+        Args:
+          layers: those of interest, consecutive; None: all. A stage counts only those among its
+            own, and is left out where there are none.
+        """
+        layers = range(self.num_layers) if layers is None else layers
+        if not self.stages:
+            return {'': replace(self, num_layers=len(layers))}
+        found = {}
+        for i, stage in enumerate(self.stages):
+            stop = stage.first + stage.num_layers
+            count = min(layers.stop, stop) - max(layers.start, stage.first)
+            if count > 0:
+                found[_stage_name(i)] = replace(
+                    self,
+                    num_layers=count,
+                    width=stage.width,
+                    num_patches=stage.num_patches,
+                    num_heads=stage.num_heads,
+                    sites=stage.sites,
+                    stages=(),
+                )
+        return found
+
+    def stage_of(self, layer: int) -> tuple[str, int]:
+        """Returns (name, first layer) of the stage that a layer belongs to; ('', 0) without any."""
+        if not self.stages:
+            return '', 0
+        index = max(i for i, stage in enumerate(self.stages) if stage.first <= layer)
+        return _stage_name(index), self.stages[index].first
+
+    def trained_from(self, group: str, layer: int) -> bool:
+        """Whether the weights under `group` outside the layers act at or after a layer's input.
+
+        Args:
+          group: the first name of a path in the backbone's tree.
+          layer: the first layer that trains.
+        """
+        own = [s for s in self.outer.values() if s.weights.split('/')[0] == group]
+        return any(s.before < 0 or s.before > layer for s in own)
+
+
+def _stage_name(index: int) -> str:
+    return f'stage_{index:02d}'
 
 
 @dataclass(frozen=True, order=True)

@@ -32,6 +32,7 @@ EXEMPT = (
     'cls_token',
     'register_tokens',
     'pos_embed',
+    'relative_bias',
 )
 
 _LAYER = re.compile(r'^block_(\d+)$')

@@ -9,12 +9,15 @@ parameters are
 
 so that a backbone can scan its blocks: `layers` is scanned along with them. A tuner of some layers
 only says which (`layer_range`); its leaves are as long as that, and `Place.params` is {} elsewhere.
+Where a backbone has stages of unlike layers (Swin), `layers` holds a subtree for each, {'stage_00':
+leaves [L of the stage, ...], ...}; a tuner makes both forms alike (`Tuner.per_stage`).
 
 Tuners are frozen dataclasses, not modules: inside a scan an implicit parameter scope would be
 shared by all layers, and explicit trees are what the split, the optimizer and a population under
 `vmap` need anyway.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +40,8 @@ class Place:
       probe: zero arrays of `Tuner.probes`; what a hook wants to report is their cotangent.
       image: normalised images [B, H, W, 3], before `Tuner.image`; None past the image.
       prompts_at: where prompts stand in the layer's tokens: (first, number); (0, 0): nowhere.
+      stage: name of the layer's stage; '' where all layers are alike.
+      stage_start: index of the first layer of that stage.
     """
 
     shared: Tree = field(default_factory=dict)
@@ -47,6 +52,8 @@ class Place:
     probe: Tree = field(default_factory=dict)
     image: jax.Array | None = None
     prompts_at: tuple[int, int] = (0, 0)
+    stage: str = ''
+    stage_start: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,23 @@ class Tuner:
         """Returns the tuner's initial parameters, float32."""
         del key, spec
         return {}
+
+    def per_stage(
+        self, key: jax.Array, spec: BackboneSpec, make: Callable[[jax.Array, BackboneSpec], Tree]
+    ) -> Tree:
+        """Returns the leaves of 'layers' for each stage.
+
+        Args:
+          key: random key; where there are stages, each has its own.
+          spec: the backbone.
+          make: makes leaves [L, ...] from a key and a backbone whose L layers are alike: a stage,
+            without the layers that `layer_range` leaves out.
+        """
+        runs = spec.runs(self.layer_range(spec))
+        if '' in runs:
+            return make(key, runs[''])
+        keys = jax.random.split(key, len(runs))
+        return {name: make(k, run) for k, (name, run) in zip(keys, runs.items(), strict=True)}
 
     def needs_raw(self) -> bool:
         """Whether `features` wants the frozen network's features of the raw image."""
@@ -109,8 +133,8 @@ class Tuner:
         """Returns the parameters of some consecutive layers; {} where these have none.
 
         Args:
-          layers: the parameters under 'layers', leaves [len(layer_range), ...].
-          span: (start, stop) of the layers, between two `seams`.
+          layers: the parameters under 'layers', leaves [len(layer_range), ...], or these by stage.
+          span: (start, stop) of the layers, between two `seams`, all of one stage.
           spec: the backbone.
 
         Returns:
@@ -119,12 +143,16 @@ class Tuner:
         own, (start, stop) = self.layer_range(spec), span
         if stop <= own.start or start >= own.stop:
             return {}
+        first = own.start
+        if spec.stages and layers:
+            name, stage_start = spec.stage_of(start)
+            layers, first = layers[name], max(first, stage_start)
         if start < own.start or stop > own.stop:
             raise ValueError(
                 f'layers {own} have parameters, which layers {start} to {stop - 1} cross; '
                 f'both ends must be seams: build the backbone with seams={self.seams(spec)}'
             )
-        return jax.tree.map(lambda leaf: leaf[start - own.start : stop - own.start], layers)
+        return jax.tree.map(lambda leaf: leaf[start - first : stop - first], layers)
 
     def merged(self, backbone: Tree, params: Tree, spec: BackboneSpec) -> Tree:
         """Folds the tuner into the backbone's weights: the same features without the tuner.
@@ -154,8 +182,16 @@ class Tuner:
         del spec
         return range(0)
 
+    @property
+    def mixes_images(self) -> bool:
+        """Whether prompts in windows take part in those of other images (VPT's released code)."""
+        return False
+
     def calibrated(self, params: Tree, prompts: Any) -> Tree:
-        """Returns the parameters with these initial prompts [prompt layers, P, D] in place."""
+        """Returns the parameters with these initial prompts [prompt layers, P, D] in place.
+
+        D is that of the widest stage; of a narrower one's prompts the first channels count.
+        """
         raise NotImplementedError(f'{type(self).__name__} has no prompts to calibrate')
 
     @property

@@ -41,18 +41,61 @@ def _forward(q, k, v):
 
 def _backward(residuals, g):
     q, k, v = residuals
-    p = _probabilities(q, k)  # [B, H, T, S] float32
+    dq, dk, dv, _ = _gradients(q, k, v, _probabilities(q, k), g)
+    return dq, dk, dv
+
+
+def _gradients(q, k, v, p, g):
+    """Returns the gradients of q, k, v, and of the scores [B, H, T, S] before the softmax."""
     dv = jnp.einsum('bhts,bhtd->bhsd', p.astype(g.dtype), g)
     dp = jnp.einsum('bhtd,bhsd->bhts', g, v, preferred_element_type=jnp.float32)
     # sum_s dp * p = <g, output>, without the output being kept.
-    ds = p * (dp - jnp.sum(dp * p, axis=-1, keepdims=True)) / math.sqrt(q.shape[-1])
-    ds = ds.astype(q.dtype)
+    dscores = p * (dp - jnp.sum(dp * p, axis=-1, keepdims=True))
+    ds = (dscores / math.sqrt(q.shape[-1])).astype(q.dtype)
     dq = jnp.einsum('bhts,bhsd->bhtd', ds, k)
     dk = jnp.einsum('bhts,bhtd->bhsd', ds, q)
-    return dq, dk, dv.astype(v.dtype)
+    return dq, dk, dv.astype(v.dtype), dscores
 
 
 attend.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def attend_windows(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
+    """Computes softmax(q k^T / sqrt(d) + bias) v within windows, softmax in float32.
+
+    Args:
+      q: queries [B * W, H, T, d], the W windows of an image in a row.
+      k: keys [B * W, H, S, d].
+      v: values [B * W, H, S, d].
+      bias: [W, H, T, S] float32, or [1, H, T, S] for all windows alike.
+
+    Returns:
+      [B * W, H, T, d] in the dtype of v. The backward pass keeps the arguments only.
+    """
+    return _combine(_biased(q, k, bias), v)
+
+
+def _biased(q: jax.Array, k: jax.Array, bias: jax.Array) -> jax.Array:
+    scores = jnp.einsum('bhtd,bhsd->bhts', q, k, preferred_element_type=jnp.float32)
+    scores = scores / math.sqrt(q.shape[-1])
+    by_window = scores.reshape(-1, *bias.shape) + bias  # [B, W, H, T, S]
+    return jax.nn.softmax(by_window.reshape(scores.shape), axis=-1)
+
+
+def _windows_forward(q, k, v, bias):
+    return attend_windows(q, k, v, bias), (q, k, v, bias)
+
+
+def _windows_backward(residuals, g):
+    q, k, v, bias = residuals
+    p = _biased(q, k, bias)  # [B * W, H, T, S] float32
+    dq, dk, dv, ds = _gradients(q, k, v, p, g)
+    dbias = jnp.sum(ds.reshape(-1, *bias.shape), axis=0)
+    return dq, dk, dv, dbias.astype(bias.dtype)
+
+
+attend_windows.defvjp(_windows_forward, _windows_backward)
 
 
 def split_heads(qkv: jax.Array, num_heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -52,6 +52,9 @@ class Adapter(Tuner):
         Raises:
           ValueError: a backbone whose blocks have no MLP.
         """
+        return {'layers': self.per_stage(key, spec, self._init_stage)}
+
+    def _init_stage(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         if _SITE not in spec.sites:
             raise ValueError(f'a {spec.family} has no site {_SITE!r}; adapters need a transformer')
         width, layers = spec.sites[_SITE].outputs, spec.num_layers
@@ -60,10 +63,8 @@ class Adapter(Tuner):
         down = bound * jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)
         up = jnp.zeros((layers, self.hidden, width))
         return {
-            'layers': {
-                'down': {'kernel': down, 'bias': jnp.zeros((layers, self.hidden))},
-                'up': {'kernel': up, 'bias': jnp.zeros((layers, width))},
-            }
+            'down': {'kernel': down, 'bias': jnp.zeros((layers, self.hidden))},
+            'up': {'kernel': up, 'bias': jnp.zeros((layers, width))},
         }
 
     def after(self, place: Place, site: str, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -75,9 +75,18 @@ class DVPT(VPT):
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns VPT's prompts and {'shared': {'meta': ...}}, float32.
 
-        Kernels are normal with variance 2 / inputs; biases and the last kernel are 0.
+        Kernels are normal with variance 2 / inputs; biases and the last kernel are 0. Deep, each
+        stage has a Meta-Net of its own, {'meta': {'stage_00': ...}}, for its first block.
         """
         key, meta_key = jax.random.split(key)
+        if self.deep:
+            meta = self.per_stage(meta_key, spec, self._init_meta)
+        else:
+            meta = self._init_meta(meta_key, spec)
+        params = super().init(key, spec)
+        return {**params, 'shared': {**params.get('shared', {}), 'meta': meta}}
+
+    def _init_meta(self, meta_key: jax.Array, spec: BackboneSpec) -> Tree:
         inputs = 3 * _GRID**2 if self.meta_input == 'pixels' else spec.width
         clues = self.num_prompts if self.dynamic == 'specific' else 1
         meta: Tree = {}
@@ -87,11 +96,10 @@ class DVPT(VPT):
             inputs = self.meta_width
         last = jnp.zeros((self.meta_width, clues * spec.width))
         meta[_name(self.meta_layers - 1)] = {'kernel': last}
-        params = super().init(key, spec)
-        return {**params, 'shared': {**params.get('shared', {}), 'meta': meta}}
+        return meta
 
     def prompts(self, place: Place, tokens: jax.Array) -> jax.Array:
-        """Returns this layer's prompts, P(x) [B, P, D] at the first.
+        """Returns this layer's prompts, P(x) [B, P, D] at the first (of a stage, where deep).
 
         Args:
           place: the layer; `place.prompts_at` says how many tokens stand before the patches.
@@ -110,7 +118,8 @@ class DVPT(VPT):
             return jnp.broadcast_to(static, shape)
 
         # All blocks share one compiled body; the Meta-Net runs in the first one's turn only.
-        prompts = jax.lax.cond(place.layer == 0, dynamic, still) if self.deep else dynamic()
+        first = place.layer == place.stage_start
+        prompts = jax.lax.cond(first, dynamic, still) if self.deep else dynamic()
         if not (place.train and self.dropout_rate):
             return prompts
         key = None if place.key is None else jax.random.fold_in(place.key, 0)
@@ -118,9 +127,10 @@ class DVPT(VPT):
 
     def _clue(self, place: Place, tokens: jax.Array) -> jax.Array:
         """Returns pi(x) [B, P, D], or [B, 1, D] where it is shared."""
-        x = self._seen(place, tokens)
+        x, meta = self._seen(place, tokens), place.shared['meta']
+        meta = meta.get(place.stage, meta)  # the stage's own, where stages have their own
         for i in range(self.meta_layers):
-            layer = place.shared['meta'][_name(i)]
+            layer = meta[_name(i)]
             x = (x if i == 0 else gelu(x)) @ layer['kernel']
             x = x + layer['bias'] if 'bias' in layer else x
         return x.reshape(x.shape[0], -1, tokens.shape[-1])  # [B, 1 or P, D]

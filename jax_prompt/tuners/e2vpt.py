@@ -29,11 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.core.spec import BackboneSpec
-from jax_prompt.core.tree import Tree
+from jax_prompt.core.tree import Tree, merge
 from jax_prompt.core.tuner import Place
 from jax_prompt.nn.layers import dropout
 from jax_prompt.tuners.pruning import Kept, Masks, apply_mask, check_kept, freeze
-from jax_prompt.tuners.vpt import VPT
+from jax_prompt.tuners.vpt import VPT, by_stage
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class E2VPT(VPT):
         if not spec.num_heads:
             raise ValueError(f'{spec.family} has no attention heads; key-value prompts need them')
         key, kv_key = jax.random.split(key)
-        prompts = super().init(key, spec)['layers']['prompts']  # [L, P, D]
+        layers = super().init(key, spec)['layers']  # prompts [L, P, D]
         if self.kept:
             kept = np.asarray(self.kept)
             if len(kept) != spec.num_layers or spec.width % kept.shape[-1]:
@@ -83,14 +83,20 @@ class E2VPT(VPT):
                     f'kept is for {len(kept)} layers and {kept.shape[-1]} segments; this backbone '
                     f'has {spec.num_layers} layers of width {spec.width}'
                 )
-            rows, segments = self._kept()
-            prompts = jnp.take_along_axis(prompts, jnp.asarray(rows)[:, :, None], axis=1)
-            prompts = apply_mask(prompts, jnp.asarray(segments, jnp.float32))
+            layers = by_stage(layers, self._keep)
+        return {'layers': merge(layers, self.per_stage(kv_key, spec, self._init_kv))}
+
+    def _init_kv(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         depth = spec.width // spec.num_heads
         shape = (spec.num_layers, spec.num_heads, self.num_kv_prompts, depth)
         bound = math.sqrt(6.0 / (self.num_kv_prompts * depth))
-        kv_prompts = jax.random.uniform(kv_key, shape, jnp.float32, -bound, bound)
-        return {'layers': {'prompts': prompts, 'kv_prompts': kv_prompts}}
+        return {'kv_prompts': jax.random.uniform(key, shape, jnp.float32, -bound, bound)}
+
+    def _keep(self, own: Tree, layers: slice) -> Tree:
+        """Returns what is kept of the prompts [L, P, D] of these layers."""
+        rows, segments = (jnp.asarray(array[layers]) for array in self._kept())
+        prompts = jnp.take_along_axis(own['prompts'], rows[:, :, None], axis=1)
+        return {**own, 'prompts': apply_mask(prompts, segments.astype(jnp.float32))}
 
     def _kept(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the kept tokens' indices [L, P kept] and segments [L, P kept, R]."""
@@ -105,11 +111,13 @@ class E2VPT(VPT):
 
     def num_active(self, spec: BackboneSpec) -> int:
         """Returns the scalars that act; with pruned segments fewer than the leaves hold."""
-        prompts = self.prompt_length * spec.num_layers * spec.width
+        runs = spec.runs().values()
+        widths = np.concatenate([np.full(run.num_layers, run.width) for run in runs])  # [L]
+        shares = np.full(len(widths), float(self.num_prompts))
         if self.kept:
             kept = np.asarray(self.kept)
-            prompts = int(kept.sum()) * spec.width // kept.shape[-1]
-        return prompts + spec.num_layers * self.num_kv_prompts * spec.width
+            shares = kept.sum(axis=(1, 2)) / kept.shape[-1]
+        return round(float(widths @ (shares + self.num_kv_prompts)))
 
     def prompts(self, place: Place, tokens: jax.Array) -> jax.Array:
         """Returns this layer's prompts [1 or B, P kept, D], masked."""
@@ -140,4 +148,8 @@ def with_masks(params: Mapping[str, Any], masks: Masks) -> Tree:
 
     For `pruning.importance`; masks are no parameters and are never trained.
     """
-    return {**params, 'layers': {**params['layers'], 'masks': masks._asdict()}}
+
+    def add(own: Tree, layers: slice) -> Tree:
+        return {**own, 'masks': {name: mask[layers] for name, mask in masks._asdict().items()}}
+
+    return {**params, 'layers': by_stage(dict(params['layers']), add)}

@@ -53,7 +53,9 @@ class GatedVPT(VPT):
         """Returns {'shared': {'prompts', 'gates' [L - 1]}, 'layers': {'temperatures' [L]}}."""
         shared = super().init(key, spec)['shared']
         gates = jnp.full((spec.num_layers - 1,), FIRST_LOGIT)
-        layers = {'temperatures': jnp.ones((spec.num_layers,))}
+        layers = self.per_stage(
+            key, spec, lambda _, stage: {'temperatures': jnp.ones((stage.num_layers,))}
+        )
         return {'shared': {**shared, 'gates': gates}, 'layers': layers}
 
     def after(self, place: Place, site: str, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -100,7 +100,10 @@ class LoRA(Tuner):
         Raises:
           ValueError: a backbone without one of the projections.
         """
-        count, out = len(self.layer_range(spec)), {}
+        return {'layers': self.per_stage(key, spec, self._init_stage)}
+
+    def _init_stage(self, key: jax.Array, spec: BackboneSpec) -> Tree:
+        count, out = spec.num_layers, {}
         for name, part_key in zip(self.names, jax.random.split(key, len(self.names)), strict=True):
             site = spec.sites.get(_site_of(name))
             if site is None:
@@ -114,7 +117,7 @@ class LoRA(Tuner):
                 'down': jax.random.uniform(part_key, shape, jnp.float32, -bound, bound),
                 'up': jnp.zeros((count, self.rank, outputs)),
             }
-        return {'layers': out}
+        return out
 
     def after(self, place: Place, site: str, x: jax.Array, y: jax.Array) -> jax.Array:
         """Returns y + s B A x (eq. 3), in the dtype of y."""
@@ -141,7 +144,8 @@ class LoRA(Tuner):
         def change(layer: int, weights: Tree) -> Tree:
             if layer not in updated:
                 return weights
-            own = jax.tree.map(lambda leaf: leaf[layer - updated.start], layers)
+            own = self.segment(layers, (layer, layer + 1), spec)
+            own = jax.tree.map(lambda leaf: leaf[0], own)
             flat = flatten(weights)
             for site in _SITES:
                 update = _joined(site, own, product)  # [inputs, outputs]

@@ -42,10 +42,11 @@ class MomentProbing(Tuner):
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns the two projections [D, m], N(0, 1 / D), float32."""
         keys = jax.random.split(key, 2)
-        std = spec.width**-0.5
+        width = spec.feature_dim  # that of the final tokens
+        std = width**-0.5
         return {
             'shared': {
-                name: {'kernel': std * jax.random.normal(one, (spec.width, self.width))}
+                name: {'kernel': std * jax.random.normal(one, (width, self.width))}
                 for name, one in zip(('left', 'right'), keys, strict=True)
             }
         }

@@ -1,4 +1,4 @@
-"""Partial-k: the last k blocks and the final norm train, nothing is added.
+"""Partial-k: the last k blocks, what stands between them and the final norm train.
 
 Yosinski et al., "How transferable are features in deep neural networks?", arXiv:1411.1792, as a
 baseline of Jia et al., arXiv:2203.12119 (k = 1 there). Training starts from the tokens that enter
@@ -43,4 +43,5 @@ class Partial(Tuner):
         """Whether the leaf at this path of the backbone's tree trains."""
         group = path.split('/')[0]
         span = segment_span(group)
-        return group == 'norm' if span is None else span[0] >= self.first_block(spec)
+        first = self.first_block(spec)
+        return spec.trained_from(group, first) if span is None else span[0] >= first

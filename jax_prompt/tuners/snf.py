@@ -53,21 +53,24 @@ class SNF(Tuner):
         """
         missing = [site for site in SITES if site not in spec.sites]
         if missing:
-            raise ValueError(f'a {spec.family} has no sites {missing}; take a ViT for SNF')
+            raise ValueError(
+                f'a {spec.family} has no sites {missing}; take a ViT or a Swin for SNF'
+            )
+        return {'layers': self.per_stage(key, spec, self._init_stage)}
+
+    def _init_stage(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         shape = (spec.num_layers, self.flows, spec.width)
         if self.kind == 'affine':
             made = {site: {'scale': jnp.ones(shape), 'offset': jnp.zeros(shape)} for site in SITES}
-            return {'layers': made}
+            return made
         keys = dict(zip(SITES, jax.random.split(key, 2), strict=True))
         return {
-            'layers': {
-                site: {
-                    'direction': jax.random.normal(keys[site], shape) / spec.width**0.5,
-                    'offset': jnp.zeros(shape),
-                    'bias': jnp.zeros(shape[:2]),
-                }
-                for site in SITES
+            site: {
+                'direction': jax.random.normal(keys[site], shape) / spec.width**0.5,
+                'offset': jnp.zeros(shape),
+                'bias': jnp.zeros(shape[:2]),
             }
+            for site in SITES
         }
 
     def after(self, place: Place, site: str, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -42,17 +42,24 @@ class SSF(Tuner):
 
         Leaves are [outputs] for the sites outside the layers, [L, outputs] for those inside.
         """
-        groups = {'shared': (spec.outer, ()), 'layers': (spec.sites, (spec.num_layers,))}
-        out: Tree = {}
-        for group, (sites, lead) in groups.items():
-            key, group_key = jax.random.split(key)
-            own = {name: site for name, site in sorted(sites.items()) if site.weights}
-            keys = jax.random.split(group_key, (len(own), 2))
-            out[group] = {
-                name: self._init_site(pair, (*lead, site.outputs))
-                for (name, site), pair in zip(own.items(), keys, strict=True)
-            }
-        return out
+        key, shared_key = jax.random.split(key)
+        key, layers_key = jax.random.split(key)
+
+        def make(key: jax.Array, stage: BackboneSpec) -> Tree:
+            return self._init_sites(key, stage.sites, (stage.num_layers,))
+
+        return {
+            'shared': self._init_sites(shared_key, spec.outer, ()),
+            'layers': self.per_stage(layers_key, spec, make),
+        }
+
+    def _init_sites(self, key: jax.Array, sites: Mapping[str, Site], lead: tuple[int, ...]) -> Tree:
+        own = {name: site for name, site in sorted(sites.items()) if site.weights}
+        keys = jax.random.split(key, (len(own), 2))
+        return {
+            name: self._init_site(pair, (*lead, site.outputs))
+            for (name, site), pair in zip(own.items(), keys, strict=True)
+        }
 
     def _init_site(self, keys: jax.Array, shape: tuple[int, ...]) -> Tree:
         std = 0.0 if self.identity else _STD
@@ -78,8 +85,11 @@ class SSF(Tuner):
         """
 
         def change(layer: int, weights: Tree) -> Tree:
-            own = jax.tree.map(lambda leaf: leaf[layer], params['layers'])
-            return _folded(weights, own, spec.sites)
+            own = self.segment(params['layers'], (layer, layer + 1), spec)
+            sites = spec.runs(range(layer, layer + 1))
+            return _folded(
+                weights, jax.tree.map(lambda leaf: leaf[0], own), next(iter(sites.values())).sites
+            )
 
         layers = map_layers(backbone, change)
         return _folded(layers, params['shared'], spec.outer)

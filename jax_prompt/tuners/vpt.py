@@ -2,12 +2,17 @@
 
 Jia et al., "Visual Prompt Tuning", arXiv:2203.12119. Shallow (eq. 4, 5): P prompts enter block 1
 and go on through the others. Deep (eq. 6, 7): each block has its own P prompts, which replace what
-became of the former ones. Trainable scalars: P * D shallow, L * P * D deep.
+became of the former ones. Trainable scalars: P * D shallow, L * P * D deep, with stages of
+unlike widths the sum of theirs.
+
+In a Swin prompts enter every window, and what becomes of them there is averaged over the windows;
+between stages a prompt is joined with itself four times, as four patches are, and merged like them.
 
 SPT is the same tuner, its prompts calibrated from the task's own tokens (`train/calibrate.py`).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +34,15 @@ class VPT(Tuner):
       deep: whether every block has its own.
       dropout_rate: share of prompt elements dropped in training (the released code: 0.1 deep, 0
         shallow).
+      faithful: in a Swin, as the released code does it: a window's prompts are those of another
+        image of the batch, wherever a stage has several windows, and each image's averages are over
+        windows of others. Results then depend on the batch.
     """
 
     num_prompts: int = 10
     deep: bool = True
     dropout_rate: float = 0.0
+    faithful: bool = False
 
     def __post_init__(self):
         if self.num_prompts < 1:
@@ -42,21 +51,49 @@ class VPT(Tuner):
             raise ValueError(f'dropout_rate is {self.dropout_rate}; allowed: [0, 1)')
 
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
-        """Returns prompts uniform in +-sqrt(6 / (3 p^2 + D)), the released code's Xavier bound."""
+        """Returns prompts uniform in +-sqrt(6 / (3 p^2 + D)), the released code's Xavier bound.
+
+        D is that of the first stage for all, as in that code.
+
+        Raises:
+          ValueError: `faithful` on a backbone where nothing differs.
+        """
+        if self.faithful and spec.family != 'swin':
+            raise ValueError(
+                f'faithful is True; the released code departs from the paper on a Swin alone, and '
+                f'this is a {spec.family}: allowed: False'
+            )
         bound = math.sqrt(6.0 / (3 * spec.patch_size**2 + spec.width))
-        layers = (spec.num_layers,) if self.deep else ()
-        shape = (*layers, self.num_prompts, spec.width)
-        prompts = jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-        return {self._group: {'prompts': prompts}}
+
+        def make(key: jax.Array, stage: BackboneSpec) -> Tree:
+            layers = (stage.num_layers,) if self.deep else ()
+            shape = (*layers, self.num_prompts, stage.width)
+            return {'prompts': jax.random.uniform(key, shape, jnp.float32, -bound, bound)}
+
+        if self.deep:
+            return {'layers': self.per_stage(key, spec, make)}
+        return {'shared': make(key, spec)}
 
     @property
-    def _group(self) -> str:
-        return 'layers' if self.deep else 'shared'
+    def mixes_images(self) -> bool:
+        """Whether windows get the prompts of other images."""
+        return self.faithful
 
     def calibrated(self, params: Tree, prompts: Any) -> Tree:
         """Returns the parameters with these prompts, [L, P, D] deep or [1, P, D] shallow."""
-        values = jnp.asarray(prompts if self.deep else prompts[0], jnp.float32)
-        return {**params, self._group: {**params[self._group], 'prompts': values}}
+        values = jnp.asarray(prompts, jnp.float32)
+
+        def place(own: Tree, layers: slice) -> Tree:
+            width = own['prompts'].shape[-1]
+            return {**own, 'prompts': values[layers, :, :width]}
+
+        if self.deep:
+            return {**params, 'layers': by_stage(params['layers'], place)}
+        shared = params['shared']
+        return {
+            **params,
+            'shared': {**shared, 'prompts': values[0, :, : shared['prompts'].shape[-1]]},
+        }
 
     def prompt_layers(self, spec: BackboneSpec) -> range:
         """Returns all layers (deep) or the first (shallow)."""
@@ -75,3 +112,20 @@ class VPT(Tuner):
         prompts = jnp.broadcast_to(prompts, (tokens.shape[0], *prompts.shape[1:]))
         key = None if place.key is None else jax.random.fold_in(place.key, 0)
         return dropout(key, prompts, self.dropout_rate)
+
+
+def by_stage(layers: Tree, change: Callable[[Tree, slice], Tree]) -> Tree:
+    """Returns the leaves of layers with prompts changed, stage after stage where there are stages.
+
+    Args:
+      layers: the parameters under 'layers'.
+      change: maps a stage's leaves [L, ...], and which of all layers these are, to new leaves.
+    """
+    if 'prompts' in layers:
+        return change(layers, slice(None))
+    out, start = {}, 0
+    for name in sorted(layers):
+        stop = start + layers[name]['prompts'].shape[0]
+        out[name] = change(layers[name], slice(start, stop))
+        start = stop
+    return out

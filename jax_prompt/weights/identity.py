@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_prompt.backbones.table import HALF, Colour, lookup
-from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.backbones.table import HALF, Colour, Config, lookup
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Identity:
     overrides: tuple[tuple[str, Any], ...] = ()
     converted_sha256: str | None = None
 
-    def config(self) -> ViTConfig:
+    def config(self) -> Config:
         """Returns the network that these weights are for."""
         return replace(lookup(self.name).config, **dict(self.overrides))
 
@@ -78,7 +77,7 @@ class Report:
       config: the network that they are for; its image size is the table's.
       form: kind of file: 'npz', 'safetensors', 'torch zip' or 'torch legacy'.
       container: nested containers that were opened, 'a/b'.
-      grid: patches along one side of the file's position embedding.
+      grid: patches along one side of the file's position embedding, or of its windows (Swin).
       used: {source name: path}.
       skipped: {source name: reason}.
       left: what lay beside the weights (optimizer, epoch, ...).
@@ -86,7 +85,7 @@ class Report:
     """
 
     identity: Identity
-    config: ViTConfig
+    config: Config
     form: str
     container: str
     grid: int

@@ -22,17 +22,16 @@ from jax_prompt.backbones.table import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Colour,
+    Config,
     find_weights,
     lookup,
     tags,
 )
-from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import Tree, flatten, unflatten, unstack_layers
+from jax_prompt.weights.families import FAMILIES, Family
 from jax_prompt.weights.identity import Identity, Report, colour
 from jax_prompt.weights.readers import Contents, read
 from jax_prompt.weights.rules import Table, apply, match_names
-from jax_prompt.weights.vit import FORMATS, detect
-from jax_prompt.weights.vit_facts import Facts, facts_asked, facts_of, leaf_shapes, settle_positions
 
 _STORED = ('float32', 'float16', 'bfloat16')
 _KEY = 'jax_prompt'  # of the identity in a converted file's metadata
@@ -53,7 +52,7 @@ def load_weights(
     Args:
       path: the file; None for weights that ship with the package.
       name: 'arch.tag' or 'arch', see `backbones.table`.
-      format: one of `weights.vit.FORMATS`, or 'auto' to tell it from the names.
+      format: one of `weights.families.FORMATS`, or 'auto' to tell it from the names.
       mean: overrides the normalisation's mean.
       std: overrides the normalisation's standard deviation.
 
@@ -67,20 +66,21 @@ def load_weights(
         misshapen.
     """
     path = find_weights(name, path)
-    if format != 'auto' and format not in FORMATS:
-        raise ValueError(f"format '{format}' is unknown; allowed: {['auto', *FORMATS]}")
+    family = FAMILIES[lookup(name).config.family]
+    if format != 'auto' and format not in family.formats:
+        raise ValueError(f"format '{format}' is unknown; allowed: {['auto', *family.formats]}")
     contents = read(path)
-    origin = _find_origin(contents, name, format, path)
+    origin = _find_origin(contents, name, format, path, family)
     tensors, config = contents.tensors, origin.config
     matched = match_names(origin.table, tensors, str(path))
-    facts, wanted = facts_of(matched, tensors), facts_asked(config)
+    facts, wanted = family.facts_of(matched, tensors), family.facts_asked(config)
     if facts is not None and facts != wanted:
         raise ValueError(
-            f'{path} is a ViT of {facts}{_named(facts)}; asked: {name} ({wanted}). Ask for the '
-            f'backbone that the file is for.'
+            f'{path} is a {family.name} of {facts}{_named(facts, family)}; asked: {name} '
+            f'({wanted}). Ask for the backbone that the file is for.'
         )
-    applied = apply(matched, tensors, leaf_shapes(config), str(path))
-    grid = settle_positions(applied.flat, config, str(path))
+    applied = apply(matched, tensors, family.leaf_shapes(config), str(path))
+    grid = family.settle_positions(applied.flat, config, str(path))
     identity, notes = origin.identity, origin.notes
     if mean is not None or std is not None:
         identity = replace(
@@ -144,28 +144,29 @@ class _Origin:
     """What a file is: its format, its network, its identity, and what was assumed for that."""
 
     table: Table
-    config: ViTConfig
+    config: Config
     identity: Identity
     notes: tuple[str, ...] = ()
 
 
-def _find_origin(contents: Contents, name: str, format: str, path: Path) -> _Origin:
+def _find_origin(contents: Contents, name: str, format: str, path: Path, family: Family) -> _Origin:
     digest = _sha256(path)
     if _KEY in contents.metadata:
-        return _converted_origin(contents, name, path, digest)
+        return _converted_origin(contents, name, path, digest, family)
     asked = lookup(name)
     tagged = name == asked.name
     entries = [asked] if tagged else [lookup(full) for full in tags(asked.arch)]
     published = [e for e in entries if e.filename == path.name and path.name not in _ANY_NAME]
     entry = (published or [asked])[0]
     if format == 'auto':
-        table = detect(contents.tensors, contents.container, entry.format, str(path))
+        names = contents.tensors
+        table = family.detect(names, contents.container, entry.format, str(path))
     else:
-        table = FORMATS[format]
+        table = family.formats[format]
     if table.prefix(contents.tensors) is None:
         raise ValueError(
             f"{path} lacks '{table.anchor}', so it is not of format {table.name}; leave the format "
-            f'to be found, or give one of {list(FORMATS)}'
+            f'to be found, or give one of {list(family.formats)}'
         )
     if published and entry.sha256 not in (None, digest):
         raise ValueError(
@@ -185,7 +186,7 @@ def _find_origin(contents: Contents, name: str, format: str, path: Path) -> _Ori
             f'{path.name} is in no table: read as a {table.name} file, run like {entry.name}, '
             f'normalised by mean {mean}; if that is wrong, ask for arch.tag, or give mean and std'
         )
-    config = replace(entry.config, **_facts_of_format(table, contents.tensors))
+    config = replace(entry.config, **family.decided(table, contents.tensors))
     identity = Identity(
         name=entry.name if listed else name,
         source=path.name,
@@ -198,7 +199,9 @@ def _find_origin(contents: Contents, name: str, format: str, path: Path) -> _Ori
     return _Origin(table, config, identity, tuple(notes))
 
 
-def _converted_origin(contents: Contents, name: str, path: Path, digest: str) -> _Origin:
+def _converted_origin(
+    contents: Contents, name: str, path: Path, digest: str, family: Family
+) -> _Origin:
     """The origin of a file that `save_converted` wrote: what it says itself."""
     try:
         identity = Identity.from_dict(json.loads(contents.metadata[_KEY]))
@@ -210,27 +213,19 @@ def _converted_origin(contents: Contents, name: str, path: Path, digest: str) ->
         name == asked.name and '.' in identity.name and identity.name != name
     ):
         raise ValueError(f'{path} holds {identity.name}; asked: {name}. Ask for {identity.name}.')
-    return _Origin(FORMATS['jax_prompt'], config, replace(identity, converted_sha256=digest))
+    table = family.formats['jax_prompt']
+    return _Origin(table, config, replace(identity, converted_sha256=digest))
 
 
-def _facts_of_format(table: Table, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns what format and names decide of the network beyond shapes."""
-    facts: dict[str, Any] = {}
-    if table.name == 'hf' and not any('layer_scale1' in name for name in tensors):
-        facts['norm_epsilon'] = 1e-12  # transformers' ViTConfig and ViTMAEConfig
-    if any(name.endswith('fc_norm.weight') for name in tensors):
-        facts |= {'pool': 'mean', 'norm_after_pool': True}
-    return facts
-
-
-def _differences(config: ViTConfig, listed: ViTConfig) -> tuple[tuple[str, Any], ...]:
-    names = [field.name for field in fields(ViTConfig)]
+def _differences(config: Config, listed: Config) -> tuple[tuple[str, Any], ...]:
+    names = [field.name for field in fields(config)]
     pairs = [(name, getattr(config, name), getattr(listed, name)) for name in sorted(names)]
     return tuple((name, value) for name, value, other in pairs if value != other)
 
 
-def _named(facts: Facts) -> str:
-    names = [arch for arch, config in ARCHITECTURES.items() if facts_asked(config) == facts]
+def _named(facts: Any, family: Family) -> str:
+    alike = {a: c for a, c in ARCHITECTURES.items() if FAMILIES[c.family] is family}
+    names = [arch for arch, config in alike.items() if family.facts_asked(config) == facts]
     return f' ({" or ".join(names)})' if names else ''
 
 

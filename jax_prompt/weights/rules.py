@@ -51,8 +51,10 @@ class Rule:
     """How one kind of leaf is named.
 
     Attributes:
-      pattern: regular expression for the whole source name; a group `layer` is the layer's number.
-      path: path in the tree; `{layer}` becomes the layer's number, zero-padded.
+      pattern: regular expression for the whole source name; a group `layer` is the layer's number,
+        in its stage where there is a group `stage`, the number of a stage.
+      path: path in the tree; `{layer}` becomes the layer's number in the whole network, `{start}`
+        and `{stop}` those of the first layer of the stage and of the layer after it, zero-padded.
       transform: from the source's layout to the tree's; must only rearrange.
       part: (index, parts) where the leaf is one of several that are joined along the last axis.
     """
@@ -74,7 +76,8 @@ class Table:
       rules: the leaves.
       skips: {pattern: reason} for what is left out on purpose; tried on names without the prefix
         and on whole names.
-      refusals: {pattern: what the file is} for what a plain ViT has not.
+      refusals: {pattern: what the file is} for what a plain network of the family has not.
+      family: what such a file holds, for errors.
       signs: sets of patterns; a file in which each pattern of a set occurs is of this format.
       containers: containers that speak for this format.
       absent: patterns for names that speak against this format.
@@ -89,6 +92,7 @@ class Table:
     signs: tuple[tuple[str, ...], ...] = ()
     containers: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    family: str = 'ViT'
 
     def prefix(self, names: Collection[str]) -> str | None:
         """Returns the prefix of a file with these names, None if it is of another format."""
@@ -147,9 +151,10 @@ def match_names(table: Table, tensors: Mapping[str, np.ndarray], source: str) ->
     """Sorts a file's names by a table.
 
     Raises:
-      ValueError: a name shows that the file is something else than a plain ViT.
+      ValueError: a name shows that the file is something else than a plain network of the family.
     """
     prefix = table.prefix(tensors) or ''
+    counts = _layers_of_stages(table, [name.removeprefix(prefix) for name in tensors])
     matched = Matched(table, {}, {}, [])
     for name, tensor in tensors.items():
         bare = name.removeprefix(prefix)
@@ -157,9 +162,9 @@ def match_names(table: Table, tensors: Mapping[str, np.ndarray], source: str) ->
         if refusal is not None:
             raise ValueError(
                 f"{source}: '{name}' makes it {refusal}, which is not supported; give the weights "
-                f'of a plain ViT'
+                f'of a plain {table.family}'
             )
-        found = _match(table, bare) if name.startswith(prefix) else None
+        found = _match(table, bare, counts) if name.startswith(prefix) else None
         reason = _find(table.skips, bare) or _find(table.skips, name)
         if found is None and reason is not None:
             matched.skipped[name] = reason
@@ -251,15 +256,29 @@ def _check_leaf(
     return problems
 
 
-def _match(table: Table, bare: str) -> tuple[Rule, str] | None:
+def _match(table: Table, bare: str, counts: Mapping[int, int]) -> tuple[Rule, str] | None:
     for rule in table.rules:
         match = re.fullmatch(rule.pattern, bare)
         if match:
             groups = match.groupdict()
+            stage = int(groups.get('stage') or 0)
+            start = sum(count for number, count in counts.items() if number < stage)
             if 'layer' in groups:
-                groups['layer'] = f'{int(groups["layer"]):02d}'
-            return rule, rule.path.format(**groups)
+                groups['layer'] = f'{start + int(groups["layer"]):02d}'
+            stop = start + counts.get(stage, 0)
+            return rule, rule.path.format(start=f'{start:02d}', stop=f'{stop:02d}', **groups)
     return None
+
+
+def _layers_of_stages(table: Table, names: Collection[str]) -> dict[int, int]:
+    """Returns {number of a stage: its layers}, {} where layers are numbered through."""
+    counts: dict[int, int] = {}
+    for rule in table.rules:
+        if '(?P<stage>' in rule.pattern and '(?P<layer>' in rule.pattern:
+            for match in filter(None, (re.fullmatch(rule.pattern, name) for name in names)):
+                stage, layer = int(match.group('stage')), int(match.group('layer'))
+                counts[stage] = max(counts.get(stage, 0), layer + 1)
+    return counts
 
 
 def _find(texts: Mapping[str, str], name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""How the sources of ViT weights name them: tables of rules, and which one fits a file.
+"""How the sources of ViT weights name them: tables of rules.
 
 | format    | files |
 |-----------|-------|
@@ -12,57 +12,26 @@
 | jax_prompt| files that this package wrote |
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
-from jax_prompt.weights.rules import (
-    Rule,
-    Table,
-    conv_kernel,
-    merge_first,
-    merge_last,
-    row,
-    transpose,
-)
-
-
-def _linear(pattern: str, path: str, part: tuple[int, int] = (0, 1)) -> tuple[Rule, ...]:
-    """A torch linear layer."""
-    return (
-        Rule(rf'{pattern}\.weight', f'{path}/kernel', transpose, part),
-        Rule(rf'{pattern}\.bias', f'{path}/bias', part=part),
-    )
-
-
-def _norm(pattern: str, path: str) -> tuple[Rule, ...]:
-    """A torch LayerNorm."""
-    return (
-        Rule(rf'{pattern}\.weight', f'{path}/scale'),
-        Rule(rf'{pattern}\.bias', f'{path}/bias'),
-    )
-
-
-def _conv(pattern: str) -> tuple[Rule, ...]:
-    return (
-        Rule(rf'{pattern}\.weight', 'patch_embed/kernel', conv_kernel),
-        Rule(rf'{pattern}\.bias', 'patch_embed/bias'),
-    )
-
+from jax_prompt.weights.rules import Rule, Table, merge_first, merge_last, row
+from jax_prompt.weights.torch_layers import linear, norm, patch_conv
 
 _BLOCK = r'blocks\.(?:\d+\.)?(?P<layer>\d+)\.'  # DINOv2 may number chunks before blocks
 _BLOCKS = (
     Rule('cls_token', 'cls_token'),
     Rule('pos_embed', 'pos_embed'),
     Rule('reg_token|register_tokens', 'register_tokens', row),
-    *_conv(r'patch_embed\.proj'),
-    *_norm(_BLOCK + 'norm1', 'block_{layer}/ln1'),
-    *_linear(_BLOCK + r'attn\.qkv', 'block_{layer}/attn/qkv'),
-    *_linear(_BLOCK + r'attn\.proj', 'block_{layer}/attn/proj'),
+    *patch_conv(r'patch_embed\.proj'),
+    *norm(_BLOCK + 'norm1', 'block_{layer}/ln1'),
+    *linear(_BLOCK + r'attn\.qkv', 'block_{layer}/attn/qkv'),
+    *linear(_BLOCK + r'attn\.proj', 'block_{layer}/attn/proj'),
     Rule(_BLOCK + r'ls1\.gamma', 'block_{layer}/ls1/scale'),
-    *_norm(_BLOCK + 'norm2', 'block_{layer}/ln2'),
-    *_linear(_BLOCK + r'mlp\.fc1', 'block_{layer}/mlp/fc1'),
-    *_linear(_BLOCK + r'mlp\.fc2', 'block_{layer}/mlp/fc2'),
+    *norm(_BLOCK + 'norm2', 'block_{layer}/ln2'),
+    *linear(_BLOCK + r'mlp\.fc1', 'block_{layer}/mlp/fc1'),
+    *linear(_BLOCK + r'mlp\.fc2', 'block_{layer}/mlp/fc2'),
     Rule(_BLOCK + r'ls2\.gamma', 'block_{layer}/ls2/scale'),
-    *_norm('(?:norm|fc_norm)', 'norm'),
+    *norm('(?:norm|fc_norm)', 'norm'),
 )
 _HEADS = {
     r'(head|head_dist|fc|classifier|last_layer)(\..*)?': 'classifier head',
@@ -70,6 +39,7 @@ _HEADS = {
     r'mask_token': 'token for masked patches, used in pretraining only',
 }
 _REFUSALS = {
+    r'layers\.\d+\.blocks\..*': 'a Swin',
     r'dist_token': 'a distilled DeiT with a distillation token',
     r'.*\bmlp\.(w12|w3|w1|w2|weights_in|weights_out|fc1_g|fc1_x)\b.*': 'a ViT with SwiGLU MLPs',
     r'.*\b(q_norm|k_norm)\b.*': 'a ViT that normalises queries and keys',
@@ -85,18 +55,18 @@ _HF_RULES = (
     Rule(r'embeddings\.cls_token', 'cls_token'),
     Rule(r'embeddings\.position_embeddings', 'pos_embed'),
     Rule(r'embeddings\.register_tokens', 'register_tokens', row),
-    *_conv(r'embeddings\.patch_embeddings\.projection'),
-    *_norm(_HF + '(?:layernorm_before|norm1)', 'block_{layer}/ln1'),
-    *_linear(_HF + r'attention\.attention\.query', 'block_{layer}/attn/qkv', (0, 3)),
-    *_linear(_HF + r'attention\.attention\.key', 'block_{layer}/attn/qkv', (1, 3)),
-    *_linear(_HF + r'attention\.attention\.value', 'block_{layer}/attn/qkv', (2, 3)),
-    *_linear(_HF + r'attention\.output\.dense', 'block_{layer}/attn/proj'),
+    *patch_conv(r'embeddings\.patch_embeddings\.projection'),
+    *norm(_HF + '(?:layernorm_before|norm1)', 'block_{layer}/ln1'),
+    *linear(_HF + r'attention\.attention\.query', 'block_{layer}/attn/qkv', (0, 3)),
+    *linear(_HF + r'attention\.attention\.key', 'block_{layer}/attn/qkv', (1, 3)),
+    *linear(_HF + r'attention\.attention\.value', 'block_{layer}/attn/qkv', (2, 3)),
+    *linear(_HF + r'attention\.output\.dense', 'block_{layer}/attn/proj'),
     Rule(_HF + r'layer_scale1\.lambda1', 'block_{layer}/ls1/scale'),
-    *_norm(_HF + '(?:layernorm_after|norm2)', 'block_{layer}/ln2'),
-    *_linear(_HF + r'(?:intermediate\.dense|mlp\.fc1)', 'block_{layer}/mlp/fc1'),
-    *_linear(_HF + r'(?:output\.dense|mlp\.fc2)', 'block_{layer}/mlp/fc2'),
+    *norm(_HF + '(?:layernorm_after|norm2)', 'block_{layer}/ln2'),
+    *linear(_HF + r'(?:intermediate\.dense|mlp\.fc1)', 'block_{layer}/mlp/fc1'),
+    *linear(_HF + r'(?:output\.dense|mlp\.fc2)', 'block_{layer}/mlp/fc2'),
     Rule(_HF + r'layer_scale2\.lambda1', 'block_{layer}/ls2/scale'),
-    *_norm('layernorm', 'norm'),
+    *norm('layernorm', 'norm'),
 )
 
 # The numbers differ between the original code (1, 3; 0, 2) and big_vision (0, 0; 0, 1).
@@ -205,36 +175,3 @@ _TABLES = (
     Table('timm', _ANCHOR, ('', 'module.', 'model.', 'backbone.'), _BLOCKS, _HEADS, _REFUSALS),
 )
 FORMATS: Mapping[str, Table] = {table.name: table for table in _TABLES}
-
-
-def detect(names: Collection[str], container: str, expected: str, source: str) -> Table:
-    """Returns the format of a file.
-
-    Args:
-      names: its names.
-      container: the containers that were opened, 'a/b'.
-      expected: the format that the published file of this backbone has; where names fit several
-        formats and none is certain, this one is taken.
-      source: the file, for the error.
-
-    Raises:
-      ValueError: no format fits, or several do and nothing tells which.
-    """
-    fitting = [table for table in _TABLES if table.prefix(names) is not None]
-    if not fitting:
-        raise ValueError(
-            f'{source} is no ViT of a known format ({list(FORMATS)}); it lacks a patch embedding; '
-            f'its names begin with {sorted(names)[:6]}'
-        )
-    shown = [table for table in fitting if table.shows(names, container.split('/'))]
-    agreeing = [table for table in shown or fitting if table.name == expected]
-    if agreeing or shown:
-        return (agreeing or shown)[0]
-    if len(fitting) > 1 and all(table.prefix(names) for table in fitting):
-        # `module.` is MoCo v3's and that of anything trained in parallel; heads and normalisation
-        # may differ, so no guess is good enough.
-        raise ValueError(
-            f'{source} may be of format {" or ".join(table.name for table in fitting)}; give the '
-            f'format, or the backbone with its tag'
-        )
-    return fitting[-1]  # the plain names that all others started from

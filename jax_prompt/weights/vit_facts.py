@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.backbones.vit_config import ViTConfig
-from jax_prompt.weights.rules import Matched, Shape
+from jax_prompt.weights.rules import Matched, Shape, Table
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,16 @@ def facts_of(matched: Matched, tensors: Mapping[str, np.ndarray]) -> Facts | Non
 def facts_asked(config: ViTConfig) -> Facts:
     """Returns the same facts of a configuration."""
     return Facts(**{name: getattr(config, name) for name in Facts.__dataclass_fields__})
+
+
+def decided(table: Table, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns what format and names decide of the network beyond shapes."""
+    facts: dict[str, Any] = {}
+    if table.name == 'hf' and not any('layer_scale1' in name for name in tensors):
+        facts['norm_epsilon'] = 1e-12  # transformers' ViTConfig and ViTMAEConfig
+    if any(name.endswith('fc_norm.weight') for name in tensors):
+        facts |= {'pool': 'mean', 'norm_after_pool': True}
+    return facts
 
 
 def leaf_shapes(config: ViTConfig) -> dict[str, Shape]:

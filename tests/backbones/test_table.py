@@ -5,14 +5,14 @@ import pytest
 from jax_prompt.backbones import table
 from jax_prompt.backbones.table import ARCHITECTURES, TABLE, find_weights, lookup, tags
 from jax_prompt.core.tree import count
-from jax_prompt.weights.vit import FORMATS
+from jax_prompt.weights.families import FAMILIES
 
 
 @pytest.mark.parametrize('name', TABLE)
 def test_entries(name):
     entry = TABLE[name]
     assert entry.name == name and entry.arch in ARCHITECTURES
-    assert entry.format in FORMATS
+    assert entry.format in FAMILIES[entry.config.family].formats
     assert entry.packaged or entry.url.startswith('https://')
     assert min(entry.std) > 0
     assert entry.sha256 is None or len(entry.sha256) == 64
@@ -41,16 +41,20 @@ SIZES = {'vit_ti16_224': 5_524_416, 'vit_s16_224': 21_665_664, 'vit_b16_224': 85
 SIZES |= {'vit_l16_224': 303_301_632, 'vit_h14_224': 630_764_800}
 
 
+SIZES |= {'swin_t_224': 28_288_354 - 769_000, 'swin_s_224': 49_606_258 - 769_000}  # torchvision
+SIZES |= {'swin_b_224': 87_768_224 - 1_025_000}  # without their heads of 1000 classes
+
+
 @pytest.mark.parametrize('arch', SIZES)
 def test_number_of_parameters(arch):
     import jax
     import jax.numpy as jnp
 
-    from jax_prompt.backbones.vit import ViT
+    from jax_prompt.backbones.families import family_of
 
     config = ARCHITECTURES[arch]
     images = jnp.zeros((1, config.image_size, config.image_size, 3))
-    shapes = jax.eval_shape(ViT(config).init, jax.random.key(0), images)
+    shapes = jax.eval_shape(family_of(config).make(config, ()).init, jax.random.key(0), images)
     assert count(shapes) == SIZES[arch]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jax_prompt.backbones import table
-from jax_prompt.backbones.vit import ViT, adapt
+from jax_prompt.backbones.families import family_of
 from jax_prompt.backbones.vit_config import ViTConfig
 
 TINY = ViTConfig(width=32, depth=3, num_heads=2, mlp_dim=128, patch_size=8, image_size=32)
@@ -50,7 +50,8 @@ def features():
     """Runs a loaded tree: images [B, H, W, 3] to features [B, D]."""
 
     def run(tree, report, images):
-        params = adapt(tree, report.config)
-        return np.asarray(ViT(report.config).apply({'params': params}, images))
+        family = family_of(report.config)
+        params = family.adapt(tree, report.config, ())
+        return np.asarray(family.make(report.config, ()).apply({'params': params}, images))
 
     return run

@@ -1,0 +1,128 @@
+"""Stacked blocks, run as one scan a segment, with the tuner's prompts where it asks for them.
+
+What all transformers here share: a segment is a run of like blocks, its parameters and the tuner's
+stacked along a leading layer axis; a backbone gives the function of one block. The parameters of a
+segment are made by `vmap` of one block's and passed to it explicitly inside `lax.scan`; Linen's
+lifted scan would need the tuner's parameters as module variables and could not stop at a cut.
+
+Memory of the backward pass (`remat`): 'none' keeps what automatic differentiation asks for; 'save'
+keeps four tensors a block (its input, qkv, the residual after attention, the input of GELU) and
+recomputes only norms, softmax and GELU; 'full' keeps the block's input and recomputes the block.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_prompt.core.devices import whole
+from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.tree import Tree
+from jax_prompt.core.tuner import Place, Tuner
+
+SAVED = ('qkv', 'mid', 'fc1')
+
+# block(weights, tokens, place, drop path rate) -> tokens
+Block = Callable[[Tree, jax.Array, Place, Any], jax.Array]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """How the blocks of one backbone run.
+
+    Attributes:
+      spec: the backbone.
+      seams: layers at which segments begin and end.
+      rates: drop path rate of each layer, [L].
+      remat: 'none', 'save' or 'full'.
+      scan: whether blocks run as a loop of the compiled program or one after the other.
+    """
+
+    spec: BackboneSpec
+    seams: Collection[int]
+    rates: jax.Array
+    remat: str
+    scan: bool
+
+    def run(
+        self,
+        block: Block,
+        blocks: Tree,
+        x: jax.Array,
+        tuner: Tuner,
+        params: Tree,
+        place: Place,
+        span: tuple[int, int],
+    ) -> jax.Array:
+        """Runs the blocks of one segment; the tuner's prompts enter where it asks for them.
+
+        Args:
+          block: computes one block.
+          blocks: its weights for each layer, leaves [last - first, ...].
+          x: tokens [B, C + N, D], with prompts after the lead tokens where they have entered.
+          tuner: answers the hooks.
+          params: the tuner's parameters.
+          place: the place outside the layers.
+          span: (first, last) of the layers.
+
+        Returns:
+          Tokens [B, C + P + N, D].
+        """
+        spec, (first, last), lead = self.spec, span, self.spec.num_lead
+        asked, length = tuner.prompt_layers(spec), tuner.prompt_length
+        # The leaves of these layers, [last - first, ...].
+        own = tuner.segment(params.get('layers', {}), span, spec)
+        ends = {0, spec.num_layers, *self.seams}
+        if len(asked) and (asked[0] not in ends or (len(asked) > 1 and asked.stop not in ends)):
+            raise ValueError(f'prompts stand in blocks {asked}; both ends must be seams')
+        stage, stage_start = spec.stage_of(first)
+        place = replace(
+            place,
+            stage=stage,
+            stage_start=stage_start,
+            prompts_at=(lead, length) if length else (0, 0),
+        )
+
+        def at(layer: Any, layer_params: Tree) -> Place:
+            key = None if place.key is None else jax.random.fold_in(place.key, layer)
+            return replace(place, params=layer_params, layer=layer, key=key)
+
+        if len(asked) == 1 and first == asked[0]:
+            here = at(first, jax.tree.map(lambda leaf: leaf[0], own))
+            x = _insert(x, tuner.prompts(here, x), lead)
+        elif len(asked) and first == asked[0]:  # the scan below fills the places
+            x = _insert(x, jnp.zeros((1, length, x.shape[-1]), x.dtype), lead)
+        inside = len(asked) > 1 and first >= asked[0] and last <= asked[-1] + 1
+        length = length if len(asked) and first >= asked[0] else 0
+
+        def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, None]:
+            layer, weights, layer_params, rate = inputs
+            here = at(layer, layer_params)
+            if inside:
+                bare = jnp.concatenate([x[:, :lead], x[:, lead + length :]], axis=1)
+                x = _insert(bare, tuner.prompts(here, bare), lead)
+            return block(whole(weights), x, here, rate), None
+
+        body = _rematerialised(body, self.remat)
+        inputs = (jnp.arange(first, last), blocks, own, self.rates[first:last])
+        if self.scan:
+            return jax.lax.scan(body, x, inputs)[0]
+        for i in range(last - first):
+            x, _ = body(x, jax.tree.map(lambda leaf, i=i: leaf[i], inputs))
+        return x
+
+
+def _insert(x: jax.Array, prompts: jax.Array, lead: int) -> jax.Array:
+    """Places prompts [B or 1, P, D] after the lead tokens of x [B, C + N, D]."""
+    prompts = jnp.broadcast_to(prompts, (x.shape[0], *prompts.shape[1:])).astype(x.dtype)
+    return jnp.concatenate([x[:, :lead], prompts, x[:, lead:]], axis=1)  # [B, C + P + N, D]
+
+
+def _rematerialised(body, remat: str):
+    if remat == 'none':
+        return body
+    policy = jax.checkpoint_policies.save_only_these_names(*SAVED) if remat == 'save' else None
+    # Inside a scan the loop itself keeps XLA from merging the recomputation with the original.
+    return jax.checkpoint(body, policy=policy, prevent_cse=False)
