@@ -17,8 +17,9 @@ small models look up to 30 times slower than they are: a busy machine is warned 
 
 `ops`: forward and backward of attention and GELU written in several ways, in turns as well.
 
-`methods`, `deq` and `kmeans` run `bench_methods.py`, `bench_deq.py` and `bench_kmeans.py`: a step
-of each method, the equilibrium layer against other libraries' solvers, SPT's k-means.
+`methods`, `deq`, `kmeans` and `population` run `bench_methods.py`, `bench_deq.py`,
+`bench_kmeans.py` and `bench_population.py`: a step of each method, the equilibrium layer against
+other libraries' solvers, SPT's k-means, trainings side by side against the same in a row.
 
 `--out FILE` writes the figures as JSON, with the machine and the versions.
 """
@@ -38,14 +39,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_arch import VITS
 from bench_machine import machine, reset_peak, resident
 
-from jax_prompt.backbones.table import ARCHITECTURES
 from jax_prompt.backbones.vit_config import ViTConfig
 
 RIVALS = ('torch', 'torch_compile')
 REMATS = ('none', 'save', 'full')
-FILES = {name: f'bench_{name}' for name in ('methods', 'deq', 'kmeans')}
+FILES = {name: f'bench_{name}' for name in ('methods', 'deq', 'kmeans', 'population')}
 # How far the losses of the first steps may lie apart, relatively.
 TOLERANCE = {'float32': 1e-4, 'reduced': 3e-2}
 
@@ -94,7 +95,7 @@ def serve(args: argparse.Namespace) -> None:
     if hasattr(os, 'sched_setaffinity') and settings['threads'] < os.cpu_count():
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings['threads']])
     problem = dict(np.load(settings['problem']))
-    config = ARCHITECTURES[settings['arch']]
+    config = VITS[settings['arch']]
     side: Any
     if args.side in RIVALS:
         from bench_torch import TorchSide
@@ -187,7 +188,7 @@ def check_losses(firsts: Mapping[str, Mapping[str, Any]], tolerance: float) -> N
 
 def bench_step(args: argparse.Namespace) -> dict[str, Any]:
     """Measures the sides in turns."""
-    config = ARCHITECTURES[args.arch]
+    config = VITS[args.arch]
     names = [f'jax_{remat}' for remat in args.remat] + args.rival
     exact = args.dtype == 'float32' and args.precision == 'float32'
     with tempfile.TemporaryDirectory() as folder:
@@ -265,7 +266,7 @@ def parse() -> argparse.Namespace:
     step = commands.add_parser('step', help='the train step, against PyTorch')
     ops = commands.add_parser('ops', help='attention and GELU in several forms')
     for command in (step, ops):
-        command.add_argument('--arch', choices=sorted(ARCHITECTURES), default='vit_ti16_224')
+        command.add_argument('--arch', choices=sorted(VITS), default='vit_ti16_224')
         command.add_argument('--batch', type=int, default=8)
         command.add_argument('--prompts', type=int, default=50, help='prompts a layer')
         command.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from bench_arch import VITS
 
-from jax_prompt.backbones.table import ARCHITECTURES
 from jax_prompt.nn.attention import attend
 from jax_prompt.nn.layers import gelu
 
@@ -130,7 +130,7 @@ def measure(
 
 def bench_ops(args: argparse.Namespace) -> dict[str, Any]:
     """Measures both groups at the shapes of one block, and prints them."""
-    config = ARCHITECTURES[args.arch]
+    config = VITS[args.arch]
     length = config.num_lead + args.prompts + config.grid**2
     heads, depth = config.num_heads, config.width // config.num_heads
     groups = {

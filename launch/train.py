@@ -1,15 +1,24 @@
-"""Train: python launch/train.py --config configs/X.py[:k=v,k=v] --workdir DIR [--config.k=v]."""
+"""Train: python launch/train.py --config configs/X.py[:k=v,k=v] --workdir DIR [--config.k=v].
+
+All devices of this machine take part. With --distributed, and started once in each process, those
+of all processes: launch/slurm.sh, launch/tpu_vm.sh and docs/scaling.md.
+"""
 
 import os
 import sys
+from pathlib import Path
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jax_prompt.train.config import resolve
-from jax_prompt.train.loop import NonFiniteLoss, Unconverged
+from jax_prompt.train.distributed import connect, end_after, is_supervised, supervise
 from jax_prompt.train.run import run
+from jax_prompt.train.stage import NonFiniteLoss, Unconverged
+
+# What a user can mend; all else is a defect and shows its traceback.
+_FAILURES = (ValueError, FileNotFoundError, NonFiniteLoss, Unconverged)
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'A file with get_config(arg).')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.')
@@ -17,6 +26,21 @@ _COMPILED = flags.DEFINE_string(
     'compilation_cache',
     os.path.join(os.path.expanduser('~'), '.cache', 'jax_prompt', 'xla'),
     "Where compiled programs are kept between runs; '' keeps none.",
+)
+_DISTRIBUTED = flags.DEFINE_boolean(
+    'distributed',
+    False,
+    'Join the other processes of this run. SLURM, Open MPI, TPU pods and Kubernetes say where they '
+    'are; elsewhere the next three flags do.',
+)
+_COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Processes of the run.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.')
+_HEARTBEAT = flags.DEFINE_integer(
+    'heartbeat_seconds',
+    30,
+    'A process that is silent for so long is taken for lost.',
+    lower_bound=2,
 )
 
 
@@ -28,11 +52,26 @@ def main(argv: list[str]) -> None:
     if _COMPILED.value:
         jax.config.update('jax_compilation_cache_dir', _COMPILED.value)
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+    if _DISTRIBUTED.value:
+        _run_distributed()
+        return
     try:
         run(resolve(_CONFIG.value), str(_WORKDIR.value))
-    except (ValueError, FileNotFoundError, NonFiniteLoss, Unconverged) as error:
+    except _FAILURES as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
+
+
+def _run_distributed() -> None:
+    """Runs one process of several, as the child of this one."""
+    if not is_supervised():
+        sys.exit(supervise([sys.executable, *sys.orig_argv[1:]], Path(str(_WORKDIR.value))))
+    try:
+        where = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        connect(*where, heartbeat_seconds=_HEARTBEAT.value)
+        run(resolve(_CONFIG.value), str(_WORKDIR.value), quiet=jax.process_index() > 0)
+    except Exception as error:
+        end_after(error, _FAILURES, _HEARTBEAT.value)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ PACKAGE = ROOT / 'jax_prompt'
 
 # What each room may import from the package, besides itself. A room is a folder of the package or
 # a module at its top; 'backbones.table' names one module of a room.
-TABLES = ['backbones.table', 'backbones.vit_config', 'backbones.vit']
+TABLES = ['backbones.table', 'backbones.vit_config', 'backbones.swin_config']
 BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'methods']
 BELOW_ENGINE = [*BELOW_MODEL, 'model', 'weights', 'data']
 ARROWS = {

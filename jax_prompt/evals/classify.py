@@ -1,11 +1,14 @@
-"""Exact evaluation: every example once, padding masked, the same result for any batch size."""
+"""Exact evaluation: every example once, padding masked, the same result for any batch size.
+
+On several devices a batch is split over all of them, and on several processes each gets all logits
+and comes to the same numbers: `logits_fn` sees to both (`train.step.make_logits`).
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -34,7 +37,7 @@ class Evaluation:
         return float(np.mean(self.losses.astype(np.float64)))
 
 
-LogitsFn = Callable[[Any, Any, jax.Array], jax.Array]
+LogitsFn = Callable[[Any, Any, Any], jax.Array]
 
 
 def forward(
@@ -43,7 +46,8 @@ def forward(
     """Computes the logits of all examples.
 
     Args:
-      logits_fn: jitted, (trainable, frozen, x [batch_size, ...]) -> [batch_size, K].
+      logits_fn: jitted, (trainable, frozen, x [batch_size, ...]) -> [batch_size, K], whole in each
+        process.
       trainable: its first argument.
       frozen: its second argument.
       data: stored data, a tree of leaves [n, ...], or a stream of it.
@@ -59,8 +63,7 @@ def forward(
     if count == 0:
         raise ValueError('no examples to evaluate; the split is empty')
     parts = [
-        logits_fn(trainable, frozen, jax.tree.map(jnp.asarray, batch))
-        for batch in padded_batches(data, count, batch_size)
+        logits_fn(trainable, frozen, batch) for batch in padded_batches(data, count, batch_size)
     ]
     return np.concatenate([np.asarray(part) for part in parts])[:count]
 
@@ -96,7 +99,12 @@ def evaluate(
     logits_fn: LogitsFn, trainable: Any, frozen: Any, data: Any, labels: Any, batch_size: int
 ) -> Evaluation:
     """Evaluates a split; see `forward` for the arguments."""
-    logits = forward(logits_fn, trainable, frozen, data, batch_size).astype(np.float32)
+    return score(forward(logits_fn, trainable, frozen, data, batch_size), labels)
+
+
+def score(logits: np.ndarray, labels: Any) -> Evaluation:
+    """Compares logits [n, K] with labels [n]."""
+    logits = logits.astype(np.float32)
     labels = np.asarray(labels, np.int32)
     top = logits.max(axis=1, keepdims=True)
     log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))

@@ -2,28 +2,32 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from jax_prompt.backbones.table import find_weights, lookup
-from jax_prompt.backbones.vit import adapt
-from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.backbones.families import family_of
+from jax_prompt.backbones.table import Config, find_weights, lookup
 from jax_prompt.core.method import Method
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, split
+from jax_prompt.data.drawn import may_refit
+from jax_prompt.data.image_cache import StoredImages, cached_images
 from jax_prompt.data.loader import Stream, load_arrays
 from jax_prompt.data.sources import Source, Split, check, open_source
+from jax_prompt.data.split import concatenate
 from jax_prompt.methods import get_method
 from jax_prompt.model import Classifier, build_classifier
 from jax_prompt.train.cache import cached_cut, frozen_prefix
 from jax_prompt.train.config import RunConfig
-from jax_prompt.train.loop import Data
-from jax_prompt.train.parallel import data_mesh, replicate
+from jax_prompt.train.parallel import SharedStream, data_mesh, split_frozen
+from jax_prompt.train.stage import Data
 from jax_prompt.train.step import Program, WithRaw
 from jax_prompt.weights.load import Identity, load_weights
 
@@ -41,7 +45,7 @@ class Backbone:
       skipped: keys of the file that were not used, with the reason.
     """
 
-    config: ViTConfig
+    config: Config
     tree: Tree | None
     identity: Identity | None
     mean: tuple[float, ...]
@@ -57,14 +61,14 @@ def build_backbone(config: RunConfig) -> Backbone:
       ValueError: the file does not fit the backbone.
     """
     method, entry = get_method(config.method), lookup(config.backbone)
-    vit, tree, identity = entry.config, None, None
+    network, tree, identity = entry.config, None, None
     skipped: Mapping[str, str] = {}
     mean: tuple[float, ...] = entry.mean
     std: tuple[float, ...] = entry.std
     if method.pretrained:
         path = find_weights(config.backbone, config.weights or None)
         tree, report = load_weights(path, config.backbone)
-        vit, identity, skipped = report.config, report.identity, report.skipped
+        network, identity, skipped = report.config, report.identity, report.skipped
         mean, std = identity.mean, identity.std
     elif config.weights:
         raise ValueError(
@@ -72,10 +76,10 @@ def build_backbone(config: RunConfig) -> Backbone:
             "take method 'full' to start from the file"
         )
     options = config.model
-    vit = replace(
-        vit,
-        image_size=config.image_size or vit.image_size,
-        pool=options.pool or vit.pool,
+    network = _set(
+        network,
+        image_size=config.image_size or network.image_size,
+        pool=options.pool or network.pool,
         dtype=options.dtype,
         remat=options.remat,
         scan=options.scan,
@@ -85,7 +89,19 @@ def build_backbone(config: RunConfig) -> Backbone:
     mean, std = (
         tuple(own or default) for own, default in ((options.mean, mean), (options.std, std))
     )
-    return Backbone(vit, tree, identity, mean, std, skipped)  # type: ignore[arg-type]
+    return Backbone(network, tree, identity, mean, std, skipped)  # type: ignore[arg-type]
+
+
+def _set(network: Config, **values: Any) -> Config:
+    """Returns the configuration with these values; one that its family has not must be unset."""
+    known = {field.name for field in fields(network)}
+    wrong = [name for name, value in values.items() if name not in known and value]
+    if wrong:
+        raise ValueError(
+            f'a {network.family} has no {wrong[0]}; leave model.{wrong[0]} at its default, or take '
+            f'another backbone (a ViT has it)'
+        )
+    return replace(network, **{name: v for name, v in values.items() if name in known})
 
 
 def build_program(config: RunConfig, backbone: Backbone, num_classes: int, count: int) -> Program:
@@ -98,14 +114,6 @@ def build_program(config: RunConfig, backbone: Backbone, num_classes: int, count
         head_std=config.model.head_std,
         **config.tuner_options,
     )
-    wanted = config.engine.num_devices or jax.device_count()
-    if wanted > jax.device_count():
-        raise ValueError(f'engine.num_devices is {wanted}; there are {jax.device_count()}')
-    if wanted > 1 and config.batch_size % wanted:
-        raise ValueError(
-            f'batch_size {config.batch_size} is no multiple of the {wanted} devices; '
-            'change it, or set engine.num_devices'
-        )
     return Program(
         classifier=classifier,
         optim=config.optim,
@@ -117,8 +125,23 @@ def build_program(config: RunConfig, backbone: Backbone, num_classes: int, count
         std=backbone.std,
         transform=method.make_transform(**config.transform),
         skip_nonfinite=config.engine.on_nonfinite == 'skip',
-        mesh=data_mesh(wanted) if wanted > 1 else None,
+        mesh=run_mesh(config),
     )
+
+
+def run_mesh(config: RunConfig) -> Mesh | None:
+    """Returns the devices of a run, None for a single one.
+
+    Raises:
+      ValueError: devices that are not there, or among which no batch can be shared evenly.
+    """
+    mesh = data_mesh(config.engine.num_devices, config.engine.fsdp)
+    if config.batch_size % mesh.size:
+        raise ValueError(
+            f'batch_size {config.batch_size} is no multiple of the {mesh.size} devices; '
+            'change it, or set engine.num_devices'
+        )
+    return mesh if mesh.size > 1 else None
 
 
 def trains(method: Method, config: RunConfig, classifier: Classifier) -> Any:
@@ -137,6 +160,7 @@ def init_params(config: RunConfig, backbone: Backbone, classifier: Classifier) -
     if backbone.tree is None:
         params = classifier.init(key)
     else:
+        adapt = family_of(backbone.config).adapt
         weights = adapt(backbone.tree, backbone.config, classifier.backbone.seams)
         params = {'backbone': weights, **init_added(config, classifier)}
     trainable, frozen = split(params, trains(get_method(config.method), config, classifier))
@@ -150,14 +174,25 @@ def init_added(config: RunConfig, classifier: Classifier) -> Tree:
 
 
 def open_data(config: RunConfig, data: str) -> Source:
-    """Opens the data of a config."""
+    """Opens the data of a config.
+
+    Raises:
+      ValueError: it can't be opened; or it is a subset that training on train + val would enlarge.
+    """
     options = config.input
+    both = config.refit if config.search else config.train_on == 'train+val'
+    if both and data == config.data and not may_refit(data):
+        raise ValueError(
+            f'data {data!r} is a subset to train on alone, and refit=True trains on val too; set '
+            "refit=False (without a search: train_on='train')"
+        )
     return open_source(
         data,
         val_fraction=options.val_fraction,
         test_fraction=options.test_fraction,
         seed=config.seed,
         data_dir=options.data_dir or None,
+        draw_seed=options.draw_seed,
     )
 
 
@@ -178,18 +213,44 @@ def load_split(config: RunConfig, data: Split, image_size: int) -> Data:
       ValueError: images that can't be decoded, by name.
     """
     options, size = config.input, store_size(config, image_size)
-    view: dict[str, Any] = {
-        'method': options.resize,
-        'crop': options.crop,
-        # A larger stored image already holds the margin that evaluation's centre crop cuts off.
-        'crop_ratio': 1.0 if size > image_size else options.crop_ratio,
-    }
-    if len(data) * size * size * 3 / 1e6 <= options.budget_mb:
+    if options.image_cache and data.identity:
+        return _load_cached(config, data, [data], image_size)
+    view = _view(config, image_size)
+    if _fits(config, len(data), size):
         arrays = load_arrays(data, size, workers=options.workers, **view)
         return Data(arrays.images, arrays.labels)
     check(data, workers=options.workers)
     stream = Stream(data, size, workers=options.workers, prefetch=4, **view)
-    return Data(stream, data.labels)
+    return Data(_shared(config, stream), data.labels)
+
+
+def _view(config: RunConfig, image_size: int) -> dict[str, Any]:
+    """Returns how images are resized to the stored size."""
+    larger = store_size(config, image_size) > image_size
+    # A larger stored image already holds the margin that evaluation's centre crop cuts off.
+    ratio = 1.0 if larger else config.input.crop_ratio
+    return {'method': config.input.resize, 'crop': config.input.crop, 'crop_ratio': ratio}
+
+
+def _fits(config: RunConfig, count: int, size: int) -> bool:
+    return count * size * size * 3 / 1e6 <= config.input.budget_mb
+
+
+def _shared(config: RunConfig, stream: Any) -> Any:
+    """Returns a stream of which each process reads its own rows."""
+    mesh = run_mesh(config)
+    return SharedStream(stream, mesh) if mesh else stream
+
+
+def _load_cached(config: RunConfig, data: Split, splits: list[Split], image_size: int) -> Data:
+    """Loads splits, one after the other, from the image cache: `data` is their concatenation."""
+    options, size = config.input, store_size(config, image_size)
+    folder, view = Path(options.image_cache).expanduser(), _view(config, image_size)
+    parts = [cached_images(folder, one, size, workers=options.workers, **view) for one in splits]
+    labels = np.asarray(data.labels, np.int32)
+    if _fits(config, len(data), size):
+        return Data(np.concatenate(parts), labels)
+    return Data(_shared(config, StoredImages(data, parts)), labels)
 
 
 class Prefixed:
@@ -198,7 +259,7 @@ class Prefixed:
     Args:
       config: the run.
       program: starts from the image.
-      frozen: the frozen tree.
+      frozen: the frozen tree, put on the program's mesh.
       num_images: images of all splits together.
     """
 
@@ -206,7 +267,8 @@ class Prefixed:
         method, classifier = get_method(config.method), program.classifier
         cut = method.cut(classifier.tuner, classifier.spec)
         self.config, self.program = config, program
-        self.backbone = frozen.get('backbone', {})
+        self.frozen = split_frozen(frozen, program.mesh)
+        self.backbone = self.frozen.get('backbone', {})
         # A random stochastic depth inside the prefix would be a training-time change of it.
         allowed = bool(self.backbone) and not config.model.drop_path_rate
         budget = config.input.cache_mb if allowed else 0.0
@@ -235,11 +297,11 @@ class Prefixed:
             return Data(WithRaw(data.data, raw), data.labels)
         return data
 
-    def frozen_after(self, frozen: Tree) -> Tree:
-        """Returns the frozen leaves that training from the cut still needs, on all devices."""
-        if self.cut >= FEATURES:
-            frozen = {key: value for key, value in frozen.items() if key != 'backbone'}
-        return replicate(frozen, self.program.mesh)
+    def frozen_after(self) -> Tree:
+        """Returns the frozen leaves that training from the cut still needs."""
+        if self.cut < FEATURES:
+            return self.frozen
+        return {key: value for key, value in self.frozen.items() if key != 'backbone'}
 
 
 def join(config: RunConfig, splits: list[Split], parts: list[Data], image_size: int) -> Data:
@@ -247,21 +309,7 @@ def join(config: RunConfig, splits: list[Split], parts: list[Data], image_size: 
     if not any(hasattr(part.data, 'batches') for part in parts):
         data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(p.data for p in parts))
         return Data(data, np.concatenate([part.labels for part in parts]))
-    ends = np.cumsum([len(one) for one in splits])
-
-    def place(i: int) -> tuple[Split, int]:
-        which = int(np.searchsorted(ends, i, side='right'))
-        return splits[which], i - int(ends[which]) + len(splits[which])
-
-    def read(i: int) -> np.ndarray:
-        one, j = place(i)
-        return one.read(j)
-
-    def where(i: int) -> str:
-        one, j = place(i)
-        return one.where(j)
-
-    labels = np.concatenate([one.labels for one in splits])
-    return load_split(
-        config, Split('+'.join(s.name for s in splits), labels, read, where), image_size
-    )
+    both = concatenate('+'.join(one.name for one in splits), splits)
+    if config.input.image_cache and all(one.identity for one in splits):
+        return _load_cached(config, both, splits, image_size)
+    return load_split(config, both, image_size)

@@ -16,6 +16,7 @@ import numpy as np
 from jax_prompt.core.spec import IMAGE, Cut
 from jax_prompt.core.tree import Tree
 from jax_prompt.evals.classify import padded_batches
+from jax_prompt.train.parallel import in_context, shard_batch, unite
 from jax_prompt.train.step import Program
 
 
@@ -45,7 +46,10 @@ def cached_cut(
 
 @partial(jax.jit, static_argnames=('program', 'cut'))
 def _prefix(program: Program, cut: Cut, backbone: Tree, x: jax.Array) -> jax.Array:
-    return program.classifier.prefix(backbone, program.view(x), cut)
+    view = program.view(shard_batch(x, program.mesh))
+    with in_context(program.mesh):
+        out = program.classifier.prefix(backbone, view, cut)
+    return unite(out, program.mesh)[: len(x)]
 
 
 def frozen_prefix(
@@ -64,7 +68,7 @@ def frozen_prefix(
       [n, ...] float32 on the host.
     """
     parts = [
-        np.asarray(_prefix(program, cut, backbone, jnp.asarray(batch)))
+        np.asarray(_prefix(program, cut, backbone, batch))
         for batch in padded_batches(images, len(images), batch_size)
     ]
     return np.concatenate(parts)[: len(images)]

@@ -22,11 +22,12 @@ one from k-means++ seeds; images come as given, in one view, without random augm
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 
+from jax_prompt.train.token_source import Images, Staged, TokenSource
 from jax_prompt.tuners.kmeans import KMeansResult, kmeans, lloyd_stream
 from jax_prompt.tuners.prototypes import FROM_ONE_BATCH, check_count, sample_stream
 
@@ -35,39 +36,6 @@ LAYERS = ('own', 'first', 'last')
 SEED_TOKENS = 256  # tokens a prompt in the sample from which k-means starts
 
 MB = 2**20
-
-
-class TokenSource(Protocol):
-    """A frozen backbone as the calibration sees it; all calls have one fixed batch size.
-
-    T counts all tokens (class and register tokens too), N patch tokens only. No prompts anywhere.
-    """
-
-    @property
-    def depth(self) -> int:
-        """Blocks of the backbone."""
-
-    def embed(self, images: Any) -> jax.Array:
-        """Returns the tokens entering block 0, [B, T, D], after the position embedding."""
-
-    def advance(self, tokens: jax.Array, layer: int) -> jax.Array:
-        """Returns the tokens [B, T, D] that leave block `layer`, given those that enter it."""
-
-    def patches(self, tokens: jax.Array) -> jax.Array:
-        """Returns the patch tokens [B, N, D] among the tokens [B, T, D]."""
-
-    def collect_embedding(self, images: Any) -> jax.Array:
-        """Returns the patch embedding before the position embedding, [B, N, D]."""
-
-
-class Images(Protocol):
-    """Images that can be indexed: an array [n, H, W, 3], a memory map, or a reader of files."""
-
-    def __len__(self) -> int:
-        """Returns the number of images."""
-
-    def __getitem__(self, index: np.ndarray) -> Any:
-        """Returns the images at these indices, [B, H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +95,8 @@ def prototypes(
     """Builds the initial prompts of each layer from tokens of the images.
 
     Args:
-      source: the frozen backbone.
+      source: the frozen backbone. Where it has stages, 'first' and 'last' of `Calibration.layers`
+        are those of each stage.
       images: the task's training images or another task's (paper, Fig. 3b), as `source` takes them.
       num_prompts: P.
       num_layers: L, layers that take prompts; 1 for the shallow form.
@@ -135,16 +104,20 @@ def prototypes(
       key: random key; the same key gives the same prompts.
 
     Returns:
-      Prompts, [L, P, D] float32, and a report: `construction`, `road` ('batch', 'resident' or
-      'streamed'), `held_mb` (tokens held at once, MiB), `seconds`, `num_images` and `num_tokens` (a
-      layer) that were used, and of k-means for each set of prototypes `inertia`, `iterations` and
-      `converged`, else empty lists.
+      Prompts, [L, P, D] float32 (with stages D is the widest one's, and what is past a stage's own
+      width is 0), and a report: `construction`, `road` ('batch', 'resident' or 'streamed'),
+      `held_mb` (tokens held at once, MiB), `seconds`, `num_images` and `num_tokens` (a layer) that
+      were used, and of k-means for each set of prototypes `inertia`, `iterations` and `converged`,
+      else empty lists. With stages: `construction`, `seconds`, and a report for each in `stages`.
 
     Raises:
       ValueError: impossible sizes, a budget that holds not even one batch, or tokens that aren't
         finite.
     """
     begin = time.perf_counter()
+    sources = source.stages() if isinstance(source, Staged) else {}
+    if sources:
+        return _by_stage(sources, images, num_prompts, num_layers, calibration, key)
     if not 1 <= num_layers <= source.depth:
         raise ValueError(f'num_layers={num_layers}; allowed: 1 to the {source.depth} blocks')
     if len(images) == 0:
@@ -174,6 +147,31 @@ def prototypes(
         'seconds': time.perf_counter() - begin,
     }
     return values, report
+
+
+def _by_stage(sources, images, num_prompts, num_layers, calibration, key):
+    """Builds the prompts stage after stage, each from the tokens of its own blocks."""
+    parts, reports = [], {}
+    for i, (name, source) in enumerate(sources.items()):
+        left = num_layers - sum(map(len, parts))
+        if left > 0:
+            values, reports[name] = prototypes(
+                source,
+                images,
+                num_prompts,
+                min(left, source.depth),
+                calibration,
+                jax.random.fold_in(key, i),
+            )
+            parts.append(values)  # [L of the stage, P, D of the stage]
+    if num_layers > sum(map(len, parts)):
+        total = sum(source.depth for source in sources.values())
+        raise ValueError(f'num_layers={num_layers}; allowed: 1 to the {total} blocks')
+    width = max(part.shape[-1] for part in parts)
+    padded = [np.pad(part, ((0, 0), (0, 0), (0, width - part.shape[-1]))) for part in parts]
+    report: dict[str, Any] = {'construction': calibration.construction, 'stages': reports}
+    report['seconds'] = sum(one['seconds'] for one in reports.values())
+    return np.concatenate(padded), report
 
 
 def _from_one_batch(walk, num_prompts, calibration, key):

@@ -7,6 +7,7 @@ and predicting need.
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,9 @@ from jax_prompt.backbones.table import lookup
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import get_method
 from jax_prompt.train.calibrate import Calibration
-from jax_prompt.train.optim import Optim
+from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.prune import Prune
+from jax_prompt.train.sizing import Population
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Input:
       workers: decoding threads.
       budget_mb: memory for a split of uint8 images on the device; larger ones are streamed.
       cache_mb: memory for activations at the cut; 0: never cached.
+      image_cache: folder of decoded images that runs share (`data/image_cache.py`); '': none.
+      draw_seed: of a subset that `data` names; runs of different seeds share it.
     """
 
     data_dir: str = ''
@@ -47,6 +51,8 @@ class Input:
     workers: int = 2
     budget_mb: float = 4096.0
     cache_mb: float = 2048.0
+    image_cache: str = ''
+    draw_seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Model:
       pool: 'cls', 'mean' or 'mean_prompts'; '': the backbone's own.
       dtype: of the products, 'float32' or 'bfloat16'.
       frozen_dtype: how frozen weights are kept, 'float32' or 'bfloat16'.
-      remat: 'none', 'save' or 'full' (`backbones/vit.py`).
+      remat: 'none', 'save' or 'full' (`backbones/stack.py`).
       scan: whether blocks run as a loop of the program or unrolled (`backbones/vit_config.py`).
       drop_path_rate: stochastic depth.
       patch_drop_rate: share of patches left out in training.
@@ -87,7 +93,9 @@ class Engine:
       eval_every: epochs between validations.
       steps_per_call: most steps in one device program.
       checkpoint_seconds: least time between checkpoints.
-      num_devices: devices that share a batch; 0: all.
+      snapshot_every: epochs between snapshots (`train/snapshots.py`); 0: none.
+      num_devices: devices that share a batch; 0: all, those of every process.
+      fsdp: devices that share each frozen weight; divides their number (`docs/scaling.md`).
       on_nonfinite: what a step with a loss or gradient that is not finite does: 'stop' the run (its
         checkpoints stay), or 'skip' that step and count it.
       min_converged: share of an epoch's inner solves that has to converge, for methods with such.
@@ -98,19 +106,21 @@ class Engine:
     eval_every: int = 1
     steps_per_call: int = 200
     checkpoint_seconds: float = 30.0
+    snapshot_every: int = 0
     num_devices: int = 0
+    fsdp: int = 1
     on_nonfinite: str = 'stop'
     min_converged: float = 0.95
     on_unconverged: str = 'warn'
 
     def __post_init__(self):
-        for name, allowed in (
-            ('on_nonfinite', ('stop', 'skip')),
-            ('on_unconverged', ('warn', 'stop')),
-        ):
-            value = getattr(self, name)
-            if value not in allowed:
+        choices = {'on_nonfinite': ('stop', 'skip'), 'on_unconverged': ('warn', 'stop')}
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f'engine.{name} is {value!r}; allowed: {allowed}')
+        for name, least in (('snapshot_every', 0), ('num_devices', 0), ('fsdp', 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f'engine.{name} is {getattr(self, name)}; at least {least}')
         if not 0.0 <= self.min_converged <= 1.0:
             raise ValueError(f'engine.min_converged is {self.min_converged}; allowed: [0, 1]')
 
@@ -120,7 +130,7 @@ class RunConfig:
     """One run.
 
     Attributes:
-      data: a folder, a packed .npz, 'tfds:NAME', 'digits' or 'shapes'.
+      data: what `data/sources.py` opens: 'vtab/dtd', 'fewshot8/food101', a folder, 'tfds:NAME'...
       backbone: `arch` or `arch.tag` of the table.
       weights: a checkpoint file; '': where the table finds it (the embedded default needs none).
       method: a row of `methods.METHODS`.
@@ -132,17 +142,21 @@ class RunConfig:
       epochs: passes over the training split.
       batch_size: images a step.
       seed: of everything random.
-      search: choose lr on the validation split among `search_lrs`.
-      search_lrs: the grid.
+      search: choose lr, and weight decay where that has a grid, on the validation split.
+      search_lrs: the grid of lr.
+      search_weight_decays: a grid of one weight decay for all, the head's kernel too, as VPT's
+        protocol has it; (): `weight_decay` and `head_weight_decay` as they are.
       search_epochs: epochs of each candidate, where the search may be shorter than the training;
         0: `epochs`.
       refit: train once more on train + val with the chosen lr and test that; without it the
         run chosen on val is tested as it is.
+      train_on: without a search, 'train' or 'train+val'; the latter leaves no validation.
       train_prompts: False freezes the prompts after their initialisation (SPT, Table 4a).
       calibrate_data: data whose tokens make the prototypes; '': the task's own (SPT, Fig. 3b).
       tuner: options of the method's tuner.
       transform: options of what the method wraps the optimizer in (LION's robust training).
       prune: what goes after a first training, before a second one (E2VPT).
+      population: how the search's candidates train: how many side by side, which are dropped.
     """
 
     data: str
@@ -159,14 +173,17 @@ class RunConfig:
     seed: int = 0
     search: bool = True
     search_lrs: tuple[float, ...] = ()
+    search_weight_decays: tuple[float, ...] = ()
     search_epochs: int = 0
     refit: bool = True
+    train_on: str = 'train'
     train_prompts: bool = True
     calibrate_data: str = ''
     tuner: Mapping[str, Any] = field(default_factory=dict)
     transform: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration = field(default_factory=Calibration)
     prune: Prune = field(default_factory=Prune)
+    population: Population = field(default_factory=Population)
     optim: Optim = field(default_factory=Optim)
     augment: Augment = field(default_factory=Augment)
     input: Input = field(default_factory=Input)
@@ -198,6 +215,26 @@ class RunConfig:
             )
         if self.search and not self.search_lrs:
             raise ValueError('search=True needs search_lrs; give a grid or set search=False and lr')
+        if self.train_on not in ('train', 'train+val'):
+            raise ValueError(f"train_on is {self.train_on!r}; allowed: 'train', 'train+val'")
+        self.population.check(self.search_epochs or self.epochs)
+        for name in ('search_lrs', 'search_weight_decays'):
+            grid = getattr(self, name)
+            if len({f'{v:g}' for v in grid}) < len(grid) or min(grid, default=0.0) < 0.0:
+                raise ValueError(f'{name} is {grid}; allowed: different values, none below 0')
+
+    @property
+    def hyper(self) -> Hyper:
+        """Learning rate and weight decays of a run without a search."""
+        return Hyper(self.lr, self.weight_decay, self.head_weight_decay)
+
+    @property
+    def candidates(self) -> dict[str, Hyper]:
+        """The candidates of the search by name, 'lr_0.01' or 'lr_0.01_wd_0.001'."""
+        if not self.search_weight_decays:
+            return {f'lr_{lr:g}': self.hyper._replace(lr=lr) for lr in self.search_lrs}
+        grid = itertools.product(self.search_lrs, self.search_weight_decays)
+        return {f'lr_{lr:g}_wd_{wd:g}': Hyper(lr, wd, wd) for lr, wd in grid}
 
     @property
     def tuner_options(self) -> dict[str, Any]:
@@ -229,13 +266,8 @@ def _build(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
             hint = f'; did you mean {prefix}{near[0]}?' if near else ''
             raise ValueError(f'unknown config key {prefix}{name}; allowed: {sorted(known)}{hint}')
         out[name] = _convert(known[name], value, f'{prefix}{name}')
-    missing = [
-        name
-        for name, f in known.items()
-        if name not in out
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
+    # Without a default both are MISSING, the same object.
+    missing = [n for n, f in known.items() if n not in out and f.default is f.default_factory]
     if missing:
         raise ValueError(f'config lacks {missing}; give them with --config.{missing[0]}=...')
     return kind(**out)
@@ -248,13 +280,14 @@ def _convert(known: dataclasses.Field, value: Any, path: str) -> Any:
     if known.name in ('tuner', 'transform'):
         return {name: _plain(one) for name, one in dict(value).items()}
     if str(kind).startswith('tuple'):
-        return tuple(float(v) for v in value)
+        of = kind.__args__[0]
+        if any(of(v) != v for v in value):
+            raise ValueError(f'config key {path} is {value!r}; allowed: {of.__name__} numbers')
+        return tuple(of(v) for v in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind):
-        raise ValueError(
-            f'config key {path} is {value!r}; allowed: a value of type {kind.__name__}'
-        )
+        raise ValueError(f'config key {path} is {value!r}; allowed: a {kind.__name__} value')
     return value
 
 
@@ -293,4 +326,5 @@ def to_config_dict(config: RunConfig) -> Any:
         'tuner': {**method.settable(), **config.tuner},
         'transform': {**method.transform_options(), **config.transform},
     }
-    return ConfigDict({**values, 'search_lrs': tuple(config.search_lrs)}).lock()
+    grids = {n: tuple(values[n]) for n in ('search_lrs', 'search_weight_decays')}
+    return ConfigDict({**values, **grids}).lock()

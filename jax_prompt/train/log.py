@@ -8,9 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jax_prompt.train.distributed import from_primary, is_primary
+
 
 def append_metrics(path: Path, row: dict[str, Any]) -> None:
-    """Appends a row to metrics.jsonl, whole or not at all."""
+    """Appends a row to metrics.jsonl, whole or not at all; process 0 of several does it."""
+    if not is_primary():
+        return
     with open(path, 'a', encoding='utf-8') as file:
         file.write(json.dumps(row) + '\n')
         file.flush()
@@ -37,7 +41,12 @@ def rewrite_metrics(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file in one move: a reader sees the old text or the new, never a part."""
+    """Writes a file in one move: a reader sees the old text or the new, never a part.
+
+    Process 0 of several does it.
+    """
+    if not is_primary():
+        return
     part = Path(f'{path}.{os.getpid()}.part')
     part.write_text(text, encoding='utf-8')
     os.replace(part, path)
@@ -46,6 +55,13 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as JSON in one move."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
+
+
+def read_json(path: Path) -> Any:
+    """Returns the value of a JSON file, None where there is none; process 0 reads it for all."""
+    return from_primary(
+        lambda: json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
+    )
 
 
 class Progress:

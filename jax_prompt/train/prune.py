@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.core.tree import Tree, merge
 from jax_prompt.evals.classify import padded_batches, padded_rows
+from jax_prompt.train.parallel import in_context, shard_batch, unite
 from jax_prompt.train.step import Program, cross_entropy
 from jax_prompt.tuners.e2vpt import with_masks
 from jax_prompt.tuners.pruning import Kept, Masks, full_masks, importance, prune
@@ -45,15 +45,17 @@ class Prune:
 @partial(jax.jit, static_argnames='program')
 def _scores(program: Program, trainable: Tree, frozen: Tree, x, labels, weights) -> Masks:
     params = merge(trainable, frozen)
+    x, labels, weights = (shard_batch(a, program.mesh) for a in (x, labels, weights))
     tuner: Any = program.classifier.tuner
 
     def losses(masks: Masks) -> jax.Array:
         masked = {**params, 'tuner': with_masks(params['tuner'], masks)}
-        logits = program.classifier.apply(masked, program.view(x), start=program.start)
+        with in_context(program.mesh):
+            logits = program.classifier.apply(masked, program.view(x), start=program.start)
         return cross_entropy(logits, labels) * weights
 
     masks = full_masks(program.classifier.spec.num_layers, tuner.num_prompts)
-    return importance(losses, masks, len(labels))
+    return unite(importance(losses, masks, len(labels)), program.mesh)
 
 
 def choose_kept(
@@ -83,7 +85,6 @@ def choose_kept(
     batches = padded_batches(data, len(labels), batch_size)
     total: Any = None
     for x, row, weights in zip(batches, rows, real, strict=True):
-        x = jax.tree.map(jnp.asarray, x)
         ours = _scores(program, trainable, frozen, x, labels[row], weights.astype(np.float32))
         ours = jax.tree.map(lambda s: np.asarray(s, np.float64), ours)
         total = ours if total is None else jax.tree.map(np.add, total, ours)

@@ -103,7 +103,7 @@ def restore(workdir: str | Path) -> Restored:
     if not (workdir / 'config.json').exists():
         raise FileNotFoundError(f'{workdir} holds no run; give a --workdir of launch/train.py')
     config = resolve(json.loads((workdir / 'config.json').read_text(encoding='utf-8')))
-    config = replace(config, engine=replace(config.engine, num_devices=1))
+    config = replace(config, engine=replace(config.engine, num_devices=1, fsdp=1))
     if not (workdir / 'result.json').exists():
         raise ValueError(f'the run in {workdir} is not finished; start it again to go on')
     result = json.loads((workdir / 'result.json').read_text(encoding='utf-8'))

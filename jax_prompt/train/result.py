@@ -31,6 +31,7 @@ def machine() -> dict[str, Any]:
         'platform': device.platform,
         'device': device.device_kind,
         'num_devices': jax.device_count(),
+        'num_processes': jax.process_count(),
         'system': platform.platform(),
     }
 
@@ -40,7 +41,7 @@ def peak_memory_mb() -> float:
 
     On CPU it is the resident set of the whole process, Python and libraries included.
     """
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     if 'peak_bytes_in_use' in stats:
         return stats['peak_bytes_in_use'] / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

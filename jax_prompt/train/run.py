@@ -5,26 +5,23 @@ A run directory holds
     config.json       the resolved configuration
     metrics.jsonl     a row an epoch of every stage
     prototypes.npz    calibrated prompts, where the method has them
-    search/lr_X/      checkpoints and result.json of each candidate
-    checkpoints/      the final training's
+    search/NAME/      checkpoints and result.json of each candidate (`train/search.py`)
+    checkpoints/      the final training's, with snapshots/epoch_0003.npz (engine.snapshot_every)
     pruned.json       what a first training kept, and pruned/, the second one's checkpoints (E2VPT)
     result.json       written last: a directory without it is no result
+    chosen.json       of a search alone (`search`), in place of a result: what it chose
 
 and is enough to resume, to evaluate and to predict. Hyperparameters are chosen on the validation
 split; the test split is evaluated once, after training.
 """
 
-import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from jax_prompt.core.tree import Tree, count
+from jax_prompt.core.tree import count
 from jax_prompt.evals.classify import evaluate
 from jax_prompt.methods import get_method
 from jax_prompt.train.build import (
@@ -37,16 +34,17 @@ from jax_prompt.train.build import (
     load_split,
     open_data,
 )
-from jax_prompt.train.calibrate import prototypes
 from jax_prompt.train.config import RunConfig
-from jax_prompt.train.log import write_json
-from jax_prompt.train.loop import Data, Fit, NonFiniteLoss, Stage, Unconverged, fit
+from jax_prompt.train.log import read_json, write_json
+from jax_prompt.train.loop import fit
 from jax_prompt.train.optim import Hyper
 from jax_prompt.train.parallel import replicate
+from jax_prompt.train.prototypes import run_prototypes
 from jax_prompt.train.prune import choose_kept, pruned_program
 from jax_prompt.train.result import machine, peak_memory_mb, versions
+from jax_prompt.train.search import Found, Search
+from jax_prompt.train.stage import Data, Fit, Stage
 from jax_prompt.train.step import Program, make_logits
-from jax_prompt.train.tokens import BackboneTokens, StreamedImages
 from jax_prompt.train.workdir import claim
 
 
@@ -74,13 +72,39 @@ def run(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> dict[
     return _Run(config, workdir, quiet).run()
 
 
+def search(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Does the search of a run alone: chooses hyperparameters and trains no further.
+
+    The test split is put aside as soon as the data is open: none of its images are read.
+
+    Args:
+      config: the resolved configuration.
+      workdir: a directory of its own; chosen.json is written there last.
+      quiet: print nothing.
+
+    Returns:
+      The content of chosen.json: the candidate's name, its hyperparameters and accuracies on val,
+      and the rows of all candidates.
+
+    Raises:
+      ValueError: no search is configured, or as `run`.
+      NonFiniteLoss: every candidate diverged.
+    """
+    if not config.search:
+        raise ValueError('search is False; nothing to choose: set search=True and search_lrs')
+    workdir = Path(workdir)
+    claim(config, workdir)
+    chosen = read_json(workdir / 'chosen.json')
+    return _Run(config, workdir, quiet).search() if chosen is None else chosen
+
+
 @dataclass
 class _Trained:
     """What training ended with, and where it lies."""
 
     fit: Fit
     program: Program
-    lr: float
+    hyper: Hyper
     directory: str
     searched: list[dict[str, Any]]
     splits: tuple[Data, Data | None]
@@ -106,14 +130,25 @@ class _Run:
         self._conclude(result)
         return result
 
+    def search(self) -> dict[str, Any]:
+        """Chooses on train and val, and writes chosen.json."""
+        self._prepare(test=False)
+        found, _ = self._search()
+        chosen = {**found.row, 'search': found.rows, 'data_fingerprint': self.source.fingerprint}
+        write_json(self.workdir / 'chosen.json', chosen)
+        return chosen
+
     def _say(self, text: str) -> None:
         if not self.quiet:
             print(text, flush=True)
 
-    def _prepare(self) -> None:
+    def _prepare(self, test: bool = True) -> None:
         """Reads data and weights, makes the model, calibrates, and computes the frozen prefix."""
         config = self.config
         self.source = open_data(config, config.data)
+        if not test:
+            seen = {name: part for name, part in self.source.splits.items() if name != 'test'}
+            self.source = replace(self.source, splits=seen)
         self.backbone = build_backbone(config)
         for name, reason in self.backbone.skipped.items():
             self._say(f'weights: {name} is not used: {reason}')
@@ -125,83 +160,66 @@ class _Run:
         trainable, frozen = init_params(config, self.backbone, base.classifier)
         self.calibration: dict[str, Any] | None = None
         if self.method.calibrated:
-            images = splits['train'].data
-            prompts, self.calibration = self._prototypes(base, images, frozen)
+            path, images = self.workdir / 'prototypes.npz', splits['train'].data
+            prompts, report = run_prototypes(config, base, images, frozen['backbone'], path)
+            self.calibration = report
+            self._say(f'prototypes by {report["construction"]}: {report["seconds"]:.1f} s')
             place = trainable if config.train_prompts else frozen
             place['tuner'] = base.classifier.tuner.calibrated(place['tuner'], prompts)
         self.trainable = trainable
         total = sum(len(part.labels) for part in splits.values())
         self.prefixed = Prefixed(config, base, frozen, total)
+        del frozen  # on several devices this was one device's copy
         self.splits = {name: self.prefixed(part) for name, part in splits.items()}
-        self.frozen = self.prefixed.frozen_after(frozen)
+        self.frozen = self.prefixed.frozen_after()
         sizes = ', '.join(f'{name} {len(part.labels)}' for name, part in splits.items())
         self._say(f'{self.source.name}: {len(self.source.classes)} classes, {sizes}')
         self._say(f'{config.method}: {count(trainable)} parameters train')
 
-    def _prototypes(self, base: Program, images: Any, frozen: Tree) -> tuple[np.ndarray, Any]:
-        """Builds the prompts, or reads those that an earlier process of this run built."""
-        path, tuner = self.workdir / 'prototypes.npz', base.classifier.tuner
-        if path.exists():
-            with np.load(path, allow_pickle=False) as saved:
-                return saved['prompts'], json.loads(str(saved['report']))
-        if self.config.calibrate_data:
-            other = open_data(self.config, self.config.calibrate_data).splits['train']
-            images = load_split(self.config, other, self.size).data
-        if hasattr(images, 'batches'):
-            images = StreamedImages(images)
-        layers = len(tuner.prompt_layers(base.classifier.spec))
-        key = jax.random.fold_in(jax.random.key(self.config.seed), 2)
-        prompts, report = prototypes(
-            BackboneTokens(base, frozen['backbone']),
-            images,
-            tuner.prompt_length,
-            layers,
-            self.config.calibration,
-            key,
-        )
-        part = path.with_suffix('.part.npz')
-        np.savez(part, prompts=prompts, report=json.dumps(report))
-        part.replace(path)
-        self._say(f'prototypes by {report["construction"]}: {report["seconds"]:.1f} s')
-        return prompts, report
-
     def _train(self) -> _Trained:
         """Searches where asked, then trains what will be tested."""
-        config, train, val = self.config, self.splits['train'], self.splits['val']
+        config, splits = self.config, (self.splits['train'], self.splits['val'])
         if not config.search:
-            fit_, program = self._fit('train', 'checkpoints', config.lr, train, val)
-            return _Trained(fit_, program, config.lr, 'checkpoints', [], (train, val))
-        rows, fits = [], {}
-        for lr in config.search_lrs:
-            row, fits[lr] = self._candidate(lr, train, val)
-            rows.append(row)
-        good = [row for row in rows if row['val_accuracy'] is not None]
-        if not good:
-            reasons = '; '.join(row['status'] for row in rows)
-            raise NonFiniteLoss(f'every learning rate of {config.search_lrs} failed: {reasons}')
-        # Highest last-epoch accuracy on val; ties to the smaller learning rate.
-        chosen = max(good, key=lambda row: (row['val_accuracy'], -row['lr']))['lr']
-        self._say(f'search: lr {chosen:g} chosen on the validation split')
+            data = self._both() if config.train_on == 'train+val' else splits
+            fit_, program = self._fit('train', 'checkpoints', config.hyper, *data)
+            return _Trained(fit_, program, config.hyper, 'checkpoints', [], data)
+        found, stages = self._search()
+        name, best = found.name, found.row
+        hyper = config.candidates[name]
         if not config.refit:
-            # A candidate of an earlier process is read back from its last checkpoint.
-            fit_, program = fits[chosen] or self._fit(
-                f'search/{_name(chosen)}', f'search/{_name(chosen)}', chosen, train, val
-            )
-            directory = f'search/{_name(chosen)}'
-            return _Trained(fit_, program, chosen, directory, rows, (train, val))
-        splits = [self.source.splits[name] for name in ('train', 'val')]
-        both = join(config, splits, [train, val], self.size)
-        fit_, program = self._fit('train', 'checkpoints', chosen, both, None)
-        best = next(row for row in good if row['lr'] == chosen)
+            program = stages[name].program
+            return _Trained(found.fit, program, hyper, f'search/{name}', found.rows, splits)
+        data = self._both()
+        fit_, program = self._fit('train', 'checkpoints', hyper, *data)
         fit_.val_accuracy, fit_.best_val_accuracy = best['val_accuracy'], best['best_val_accuracy']
         fit_.best_epoch = best['best_val_epoch']
-        return _Trained(fit_, program, chosen, 'checkpoints', rows, (both, None))
+        return _Trained(fit_, program, hyper, 'checkpoints', found.rows, data)
+
+    def _search(self) -> tuple[Found, dict[str, Stage]]:
+        """Trains the candidates on train; returns what val chose, and the candidates' stages."""
+        config, train, val = self.config, self.splits['train'], self.splits['val']
+        stages = {
+            name: self._stage(f'search/{name}', f'search/{name}', hyper, train, val)
+            for name, hyper in config.candidates.items()
+        }
+        folder = self.workdir / 'search'
+        found = Search(
+            stages, self.trainable, self.frozen, folder, config.population, self._say
+        ).run()
+        self.earlier += found.earlier
+        return found, stages
+
+    def _both(self) -> tuple[Data, None]:
+        """Returns train and val as one, and that there is no validation."""
+        names = ('train', 'val')
+        splits = [self.source.splits[name] for name in names]
+        return join(self.config, splits, [self.splits[name] for name in names], self.size), None
 
     def _prune(self, first: _Trained) -> _Trained:
         """Drops the least important prompts and trains again from the same initial values."""
         path, (train, val) = self.workdir / 'pruned.json', first.splits
-        if path.exists():
-            kept = json.loads(path.read_text(encoding='utf-8'))['kept']
+        if (saved := read_json(path)) is not None:
+            kept = saved['kept']
         else:
             weights, size = first.fit.trainable, self.config.engine.eval_batch_size
             options = self.config.prune
@@ -210,48 +228,29 @@ class _Run:
         self.prefixed.program = pruned = pruned_program(self.prefixed.program, kept)
         self.trainable = init_added(self.config, pruned.classifier)
         self._say(f'pruned to {pruned.classifier.tuner.prompt_length} prompts a layer')
-        fit_, program = self._fit('pruned', 'pruned', first.lr, train, val)
-        return _Trained(fit_, program, first.lr, 'pruned', first.searched, first.splits)
-
-    def _candidate(self, lr: float, train: Data, val: Data) -> tuple[dict[str, Any], Any]:
-        """Trains one learning rate of the search; a diverged one is a row without an accuracy."""
-        name = f'search/{_name(lr)}'
-        path = self.workdir / name / 'result.json'
-        if path.exists():
-            row = json.loads(path.read_text(encoding='utf-8'))
-            self.earlier += row['seconds']
-            return row, None
-        row = {'lr': lr, 'val_accuracy': None, 'best_val_accuracy': None, 'best_val_epoch': 0}
-        began, got = time.perf_counter(), None
-        try:
-            got = self._fit(name, name, lr, train, val)
-            done = got[0]
-            row |= {
-                'val_accuracy': done.val_accuracy,
-                'best_val_accuracy': done.best_val_accuracy,
-                'best_val_epoch': done.best_epoch,
-                'status': 'done',
-            }
-        except (NonFiniteLoss, Unconverged) as error:
-            self._say(str(error))
-            row['status'] = str(error)
-        row['seconds'] = time.perf_counter() - began
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, row)
-        return row, got
+        fit_, program = self._fit('pruned', 'pruned', first.hyper, train, val)
+        return _Trained(fit_, program, first.hyper, 'pruned', first.searched, first.splits)
 
     def _fit(
-        self, name: str, directory: str, lr: float, train: Data, val: Data | None
+        self, name: str, directory: str, hyper: Hyper, train: Data, val: Data | None
     ) -> tuple[Fit, Program]:
+        stage = self._stage(name, directory, hyper, train, val)
+        done = fit(stage, replicate(self.trainable, stage.program.mesh), self.frozen)
+        self.earlier += done.earlier_seconds
+        return done, stage.program
+
+    def _stage(
+        self, name: str, directory: str, hyper: Hyper, train: Data, val: Data | None
+    ) -> Stage:
         config, engine = self.config, self.config.engine
         searching = name.startswith('search/')
         epochs = (config.search_epochs if searching else 0) or config.epochs
         program = self.prefixed.program_of(len(train.labels), epochs)
-        stage = Stage(
+        return Stage(
             name=name,
             directory=self.workdir / directory,
             program=program,
-            hyper=Hyper(lr, config.weight_decay, config.head_weight_decay),
+            hyper=hyper,
             seed=config.seed,
             train=train,
             val=val,
@@ -260,14 +259,12 @@ class _Run:
             eval_every=engine.eval_every,
             steps_per_call=engine.steps_per_call,
             checkpoint_seconds=engine.checkpoint_seconds,
+            snapshot_every=engine.snapshot_every,
             min_converged=engine.min_converged,
             stop_unconverged=engine.on_unconverged == 'stop',
             metrics=self.workdir / 'metrics.jsonl',
             quiet=self.quiet,
         )
-        done = fit(stage, replicate(self.trainable, program.mesh), self.frozen)
-        self.earlier += done.earlier_seconds
-        return done, program
 
     def _test(self, trained: _Trained) -> dict[str, float | None]:
         """Evaluates the test split, once, with the last and the best-validation weights."""
@@ -288,16 +285,15 @@ class _Run:
     def _describe(self, trained: _Trained) -> dict[str, Any]:
         """Returns all that result.json says beside the test accuracy."""
         config, backbone, done = self.config, self.backbone, trained.fit
-        refit = config.search and config.refit
         return {
             'val_accuracy': done.val_accuracy,
             'best_val_accuracy': done.best_val_accuracy,
             'best_val_epoch': done.best_epoch,
             'num_trainable': count(self.trainable),
             'num_trainable_head': count(self.trainable['head']),
-            'lr': trained.lr,
+            **trained.hyper._asdict(),
             'search': trained.searched,
-            'trained_on': 'train+val' if refit else 'train',
+            'trained_on': 'train' if trained.splits[1] else 'train+val',
             'seconds_total': time.perf_counter() - self.began + self.earlier,
             'images_per_second': done.images_per_second,
             'peak_memory_mb': peak_memory_mb(),
@@ -324,7 +320,3 @@ class _Run:
             f'{self.config.method}: {shown}, {result["num_trainable"]} trained parameters, '
             f'{result["seconds_total"]:.1f} s; {self.workdir / "result.json"}'
         )
-
-
-def _name(lr: float) -> str:
-    return f'lr_{lr:g}'

@@ -20,7 +20,7 @@ from jax_prompt.core.tree import Tree, merge
 from jax_prompt.data.transforms import Augment, augment, centre, to_model
 from jax_prompt.model import Classifier
 from jax_prompt.train.optim import Hyper, Optim, make_optimizer
-from jax_prompt.train.parallel import shard_batch
+from jax_prompt.train.parallel import in_context, shard_batch, unite
 
 
 class WithRaw(NamedTuple):
@@ -108,7 +108,8 @@ class Program:
         """Computes evaluation logits [B, K] of stored data x."""
         params = merge(trainable, frozen)
         x, raw = _parts(x)
-        return self.classifier.apply(params, self.view(x), start=self.start, raw=raw)
+        with in_context(self.mesh):
+            return self.classifier.apply(params, self.view(x), start=self.start, raw=raw)
 
     def step(
         self,
@@ -119,6 +120,7 @@ class Program:
         weights: jax.Array,
         hyper: Hyper,
         key: jax.Array,
+        axis: str | None = None,
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Takes one step.
 
@@ -130,6 +132,8 @@ class Program:
           weights: [B] float32, 1 for a real example and 0 for padding.
           hyper: learning rate and weight decays.
           key: the run's key; the step's own is folded from it and the step number.
+          axis: name of a mapped axis over which the batch is split (`train/pmapped.py`); the other
+            arguments then are this device's part, and the result that of the whole batch.
 
         Returns:
           The state after, and float32 scalars: {'loss', 'correct', 'count', 'grad_norm'}, those of
@@ -137,28 +141,32 @@ class Program:
         """
         x, raw = _parts(x)
         keys = jax.random.split(jax.random.fold_in(key, state.step), 2)
+        total, first = jnp.sum(weights), jnp.int32(0)
+        if axis is not None:
+            total, place = jax.lax.psum(total, axis), jax.lax.axis_index(axis)
+            first = place * len(labels)
+            keys = keys.at[1].set(jax.random.fold_in(keys[1], place))
         if self.start.at_image:
-            x = augment(keys[0], x, self.image_size, self.augment)
+            x = augment(keys[0], x, self.image_size, self.augment, first)
             x = to_model(x, self.mean, self.std)
 
         def loss_fn(trainable: Tree, probes: Tree) -> tuple[jax.Array, jax.Array]:
-            logits = self.classifier.apply(
-                merge(trainable, frozen),
-                x,
-                start=self.start,
-                key=keys[1],
-                train=True,
-                raw=raw,
-                probes=probes,
-            )
+            options: dict[str, Any] = {'start': self.start, 'raw': raw, 'probes': probes}
+            with in_context(self.mesh):
+                logits = self.classifier.apply(
+                    merge(trainable, frozen), x, key=keys[1], train=True, **options
+                )
             losses = cross_entropy(logits, labels, self.optim.label_smoothing)
             hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-            total = jnp.maximum(jnp.sum(weights), 1.0)
-            return jnp.sum(losses * weights) / total, jnp.sum(hits * weights)
+            loss = jnp.sum(losses * weights) / jnp.maximum(total, 1.0)
+            return loss, jnp.sum(hits * weights)
 
         tuner = self.classifier.tuner
         both = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
         (loss, correct), (grads, seen) = both(state.trainable, tuner.probes(len(labels)))
+        if axis is not None:
+            loss, correct, grads = jax.lax.psum((loss, correct, grads), axis)
+            seen, weights = jax.lax.all_gather((seen, weights), axis, tiled=True)
         updates, opt_state = self.optimizer(hyper).update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         ema = state.ema
@@ -167,7 +175,7 @@ class Program:
         metrics = {
             'loss': loss,
             'correct': correct,
-            'count': jnp.sum(weights),
+            'count': total,
             'grad_norm': optax.tree.norm(grads),
             **tuner.diagnose(seen, weights),
         }
@@ -221,7 +229,7 @@ def make_steps(program, state, frozen, data, labels, rows, weights, hyper, key):
         index, weight = row
         x = jax.tree.map(lambda leaf: leaf[index], data)
         batch = [shard_batch(a, program.mesh) for a in (x, labels[index], weight)]
-        return program.step(state, frozen, *batch, hyper, key)
+        return unite(program.step(state, frozen, *batch, hyper, key), program.mesh)
 
     return jax.lax.scan(body, state, (rows, weights))
 
@@ -230,10 +238,12 @@ def make_steps(program, state, frozen, data, labels, rows, weights, hyper, key):
 def make_step(program, state, frozen, x, labels, weights, hyper, key):
     """Takes one step on a batch that comes from the host; arguments as in `Program.step`."""
     batch = [shard_batch(a, program.mesh) for a in (x, labels, weights)]
-    return program.step(state, frozen, *batch, hyper, key)
+    return unite(program.step(state, frozen, *batch, hyper, key), program.mesh)
 
 
 @partial(jax.jit, static_argnames='program')
 def make_logits(program, trainable, frozen, x):
     """Computes `Program.logits`; stages with equal programs share the compiled code."""
-    return program.logits(trainable, frozen, x)
+    count = len(jax.tree.leaves(x)[0])
+    logits = program.logits(trainable, frozen, shard_batch(x, program.mesh))
+    return unite(logits, program.mesh)[:count]

@@ -1,6 +1,6 @@
 """The frozen backbone as calibration sees it: tokens before, between and after its blocks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -8,44 +8,67 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.backbones.vit import run_block
-from jax_prompt.core.spec import Cut
+from jax_prompt.backbones.families import family_of
+from jax_prompt.core.spec import BackboneSpec, Cut
 from jax_prompt.core.tree import Tree, segment_name
 from jax_prompt.train.step import Program
 
 
 @dataclass(frozen=True)
 class BackboneTokens:
-    """A `calibrate.TokenSource` over a ViT.
+    """A `calibrate.TokenSource` over a backbone whose blocks are all alike, or over one stage.
 
     Attributes:
       program: says how stored images become what the backbone takes.
-      params: the backbone's parameters in a single segment.
+      params: the backbone's parameters, each stage in a single segment.
+      stage: name of the stage; '' where all blocks are alike.
     """
 
     program: Program
     params: Tree
+    stage: str = ''
+
+    def stages(self) -> dict[str, 'BackboneTokens']:
+        """Returns the source of each stage by name, {} where all blocks are alike."""
+        names = self.program.classifier.spec.runs() if not self.stage else {}
+        return {name: replace(self, stage=name) for name in names if name}
+
+    @property
+    def _spec(self) -> BackboneSpec:
+        return self.program.classifier.spec.runs()[self.stage]
+
+    @property
+    def _first(self) -> int:
+        """Index of the stage's first block in the backbone."""
+        depth, spec = 0, self.program.classifier.spec
+        for name, run in spec.runs().items():
+            if name == self.stage:
+                break
+            depth += run.num_layers
+        return depth
 
     @property
     def depth(self) -> int:
-        """Blocks of the backbone."""
-        return self.program.classifier.spec.num_layers
+        """Blocks of the stage."""
+        return self._spec.num_layers
 
     def embed(self, images: Any) -> jax.Array:
-        """Returns the tokens [B, C + N, D] entering block 0 of uint8 images [B, S, S, 3]."""
-        return _embed(self.program, self.params, jnp.asarray(images))
+        """Returns the tokens [B, C + N, D] entering its block 0 of uint8 images [B, S, S, 3]."""
+        return _embed(self.program, self.params, jnp.asarray(images), Cut(self._first))
 
     def advance(self, tokens: jax.Array, layer: int) -> jax.Array:
-        """Returns the tokens [B, C + N, D] leaving block `layer`."""
-        blocks = self.params[segment_name(0, self.depth)]
-        return _advance(self.program, blocks, tokens, layer)
+        """Returns the tokens [B, C + N, D] leaving its block `layer`."""
+        blocks = self.params[segment_name(self._first, self._first + self.depth)]
+        return _advance(self.program, blocks, tokens, layer, self._first)
 
     def patches(self, tokens: jax.Array) -> jax.Array:
         """Returns the patch tokens [B, N, D]."""
-        return tokens[:, self.program.classifier.backbone.config.num_lead :]
+        return tokens[:, self.program.classifier.spec.num_lead :]
 
     def collect_embedding(self, images: Any) -> jax.Array:
-        """Returns the patch embedding before positions, [B, N, D]."""
+        """Returns the patch embedding before positions, [B, N, D]; past stage 0 what enters it."""
+        if self._first:
+            return self.embed(images)
         return _embedding(self.program, self.params, jnp.asarray(images))
 
 
@@ -64,14 +87,20 @@ class StreamedImages:
         return next(iter(self.stream.batches(np.asarray(index)[None])))[0]
 
 
-@partial(jax.jit, static_argnames='program')
-def _embed(program: Program, params: Tree, images: jax.Array) -> jax.Array:
-    return program.classifier.prefix(params, program.view(images), Cut(0))
+@partial(jax.jit, static_argnames=('program', 'cut'))
+def _embed(program: Program, params: Tree, images: jax.Array, cut: Cut) -> jax.Array:
+    return program.classifier.prefix(params, program.view(images), cut)
 
 
-@partial(jax.jit, static_argnames='program')
-def _advance(program: Program, blocks: Tree, tokens: jax.Array, layer: jax.Array) -> jax.Array:
-    return run_block(program.classifier.backbone.config, blocks, tokens, layer)
+@partial(jax.jit, static_argnames=('program', 'first'))
+def _advance(
+    program: Program, blocks: Tree, tokens: jax.Array, layer: jax.Array, first: int
+) -> jax.Array:
+    config = program.classifier.backbone.config
+    run_block = family_of(config).run_block
+    if run_block is None:
+        raise ValueError(f'a {config.family} has no tokens to make prototypes of; take a ViT')
+    return run_block(config, blocks, tokens, layer, first)
 
 
 @partial(jax.jit, static_argnames='program')

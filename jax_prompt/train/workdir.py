@@ -5,15 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from jax_prompt.train.config import RunConfig
+from jax_prompt.train.distributed import from_primary
 from jax_prompt.train.log import write_json
+
+# A run may go on with other devices than it began with, and other checkpoints.
+_FREE = ('engine.num_devices', 'engine.fsdp', 'engine.checkpoint_seconds')
 
 
 def claim(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
     """Takes a run directory for a configuration; returns its result if it is finished.
 
+    Process 0 of several does it for all.
+
     Raises:
       ValueError: it holds another configuration's run; names what differs.
     """
+    return from_primary(lambda: _claim(config, workdir))
+
+
+def _claim(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
     path = workdir / 'config.json'
     mine = json.loads(json.dumps(config.to_dict()))
     if path.exists():
@@ -38,4 +48,5 @@ def _differences(theirs: Any, mine: Any, prefix: str = '') -> list[str]:
         keys = sorted(theirs.keys() | mine.keys())
         parts = [_differences(theirs.get(k), mine.get(k), f'{prefix}.{k}') for k in keys]
         return [line for part in parts for line in part]
-    return [] if theirs == mine else [f'{prefix[1:]}: {theirs!r} there, {mine!r} asked']
+    same = theirs == mine or prefix[1:] in _FREE
+    return [] if same else [f'{prefix[1:]}: {theirs!r} there, {mine!r} asked']

@@ -41,6 +41,8 @@ def test_configs_are_locked():
         ({'method': 'vpt'}, "no method 'vpt'"),
         ({'backbone': 'vit_b16'}, 'vit_b16_224'),
         ({'search_lrs': ()}, 'search_lrs'),
+        ({'search_lrs': (0.01, 0.01)}, 'search_lrs is'),
+        ({'search_weight_decays': (-0.1,)}, 'search_weight_decays is'),
         ({'calibration': {'construction': 'median'}}, 'median'),
     ],
 )

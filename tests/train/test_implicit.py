@@ -14,11 +14,12 @@ from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
 from jax_prompt.train.log import read_metrics
-from jax_prompt.train.loop import Data, NonFiniteLoss, Stage, Unconverged, fit
+from jax_prompt.train.loop import fit
 from jax_prompt.train.metrics import add_steps, epoch_means, too_few_converged
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.restore import restore
 from jax_prompt.train.run import run
+from jax_prompt.train.stage import Data, NonFiniteLoss, Stage, Unconverged
 from jax_prompt.train.step import Program
 
 TUNER = {'channels': 4, 'width': 8}
@@ -90,7 +91,7 @@ def test_or_it_stops_the_run_which_keeps_its_checkpoint(make_config, tmp_path):
             run(make_config(**options), tmp_path / 'run', quiet=True)
     assert not (tmp_path / 'run' / 'result.json').exists()
     assert len(_rows(tmp_path / 'run')) == 2
-    with pytest.raises(NonFiniteLoss, match='every learning rate'):
+    with pytest.raises(NonFiniteLoss, match='every candidate of'):
         searched = make_config(search=True, search_lrs=(1e-2,), **options)
         run(searched, tmp_path / 'search', quiet=True)
 

@@ -13,8 +13,9 @@ from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
 from jax_prompt.train import loop
 from jax_prompt.train.log import read_metrics
-from jax_prompt.train.loop import Data, NonFiniteLoss, Stage, epoch_order, fit
+from jax_prompt.train.loop import epoch_order, fit
 from jax_prompt.train.optim import Hyper, Optim
+from jax_prompt.train.stage import Data, NonFiniteLoss, Stage
 from jax_prompt.train.step import Program
 
 CONFIG = ViTConfig(16, 2, 2, 32, 4, 8)

@@ -16,9 +16,9 @@ from jax_prompt.train import loop
 from jax_prompt.train import run as runs
 from jax_prompt.train.checkpoint import Checkpoints
 from jax_prompt.train.log import read_metrics
-from jax_prompt.train.loop import NonFiniteLoss
 from jax_prompt.train.restore import restore
 from jax_prompt.train.run import run
+from jax_prompt.train.stage import NonFiniteLoss
 from jax_prompt.weights.load import load_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +70,24 @@ def test_search_chooses_on_val_then_trains_on_both(make_config, tmp_path):
     assert again['accuracy'] == alone['test_accuracy']
 
 
+def test_search_over_weight_decay_gives_the_head_the_same(make_config, tmp_path):
+    config = make_config(
+        method='linear', search=True, search_lrs=(1e-2,), search_weight_decays=(1e-3, 1e2), epochs=2
+    )
+    result = run(config, tmp_path / 'run', quiet=True)
+    names = [
+        (row['name'], row['weight_decay'], row['head_weight_decay']) for row in result['search']
+    ]
+    assert names == [('lr_0.01_wd_0.001', 1e-3, 1e-3), ('lr_0.01_wd_100', 1e2, 1e2)]
+    rows = read_metrics(tmp_path / 'run' / 'metrics.jsonl')
+    kept, decayed = (
+        [row['val_loss'] for row in rows if row['stage'] == f'search/{name}'][-1]
+        for name, _, _ in names
+    )
+    assert kept < decayed  # a decay of lr x 100 a step takes the head back to 0 each time
+    assert (result['weight_decay'], result['head_weight_decay']) == (1e-3, 1e-3)
+
+
 def test_a_diverging_candidate_is_a_row_and_all_of_them_an_error(make_config, tmp_path):
     options = {'optim': {'name': 'sgd'}, 'method': 'linear', 'search': True}
     config = make_config(search_lrs=(1e-2, 3e38), **options)
@@ -77,7 +95,7 @@ def test_a_diverging_candidate_is_a_row_and_all_of_them_an_error(make_config, tm
     assert result['lr'] == 1e-2
     assert result['search'][1]['val_accuracy'] is None
     assert 'at step 1' in result['search'][1]['status']
-    with pytest.raises(NonFiniteLoss, match='every learning rate'):
+    with pytest.raises(NonFiniteLoss, match=r"every candidate of \['lr_3e\+38'\]"):
         run(make_config(search_lrs=(3e38,), **options), tmp_path / 'bad', quiet=True)
     assert not (tmp_path / 'bad' / 'result.json').exists()
 

@@ -1,0 +1,184 @@
+"""S trainings as one program: what it takes, its steps and its logits.
+
+`vmap` maps over what trains and over the hyperparameters. Frozen weights and images are not mapped,
+so they are there once.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_prompt.core.tree import Tree
+from jax_prompt.train.loop import device_calls, epoch_order
+from jax_prompt.train.optim import Hyper
+from jax_prompt.train.parallel import replicate, shard_batch, unite
+from jax_prompt.train.stage import Data, Stage
+from jax_prompt.train.step import TrainState
+
+# The step number is the members' own but the same for all: as one scalar it keeps what depends on
+# it alone (augmentation of a shared batch) out of the mapped part.
+_MAPPED = TrainState(None, 0, 0, 0)  # type: ignore[arg-type]
+
+
+def _step(program, state, frozen, x, labels, weights, hyper, key):
+    """Takes a step of every member; a batch of labels [S, B] is each member's own."""
+    own = 0 if labels.ndim == 2 else None
+
+    def one(state, x, labels, hyper, key):
+        batch = [shard_batch(a, program.mesh) for a in (x, labels, weights)]
+        return program.step(state, frozen, *batch, hyper, key)
+
+    axes = (_MAPPED, own, own, 0, 0 if key.ndim else None)
+    return unite(jax.vmap(one, axes, (_MAPPED, 0))(state, x, labels, hyper, key), program.mesh)
+
+
+@partial(jax.jit, static_argnames='program', donate_argnames='state')
+def population_steps(program, state, frozen, data, labels, rows, weights, hyper, key):
+    """Takes steps of S members as one program; see `step.make_steps`.
+
+    Args:
+      program: the `Program`, the same for all.
+      state: leaves [S, ...], but one `step` for all; donated.
+      frozen: the frozen tree.
+      data: stored data on the device, leaves [n, ...].
+      labels: [n] int32.
+      rows: indices into data, [steps, B] int32 for all, or [steps, S, B].
+      weights: [steps, B] float32.
+      hyper: leaves [S].
+      key: the members' key, or [S].
+
+    Returns:
+      The state after, and metrics with leaves [steps, S].
+    """
+
+    def body(state, row):
+        index, weight = row
+        x = jax.tree.map(lambda leaf: leaf[index], data)
+        return _step(program, state, frozen, x, labels[index], weight, hyper, key)
+
+    return jax.lax.scan(body, state, (rows, weights))
+
+
+@partial(jax.jit, static_argnames='program', donate_argnames='state')
+def population_step(program, state, frozen, x, labels, weights, hyper, key):
+    """Takes one step of S members on a batch from the host, [B, ...] for all or [S, B, ...]."""
+    return _step(program, state, frozen, x, labels, weights, hyper, key)
+
+
+@partial(jax.jit, static_argnames='program')
+def population_logits(program, trainable, frozen, x):
+    """Computes evaluation logits [B, S, K] of stored data x for trainables [S, ...]."""
+    count = len(jax.tree.leaves(x)[0])
+    x = shard_batch(x, program.mesh)
+    logits = jax.vmap(lambda own: program.logits(own, frozen, x), out_axes=1)(trainable)
+    return unite(logits, program.mesh)[:count]
+
+
+def stack_states(states: Sequence[TrainState]) -> TrainState:
+    """Stacks members' states, [S, ...]; the step is the first one's."""
+    stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *states)
+    return stacked._replace(step=jnp.asarray(states[0].step))
+
+
+def member_of(tree: Any, index: int) -> Any:
+    """Returns a member's part of a stacked tree, numpy."""
+    return jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[index]), tree)
+
+
+class Members:
+    """What the program of a population takes: data once, what is the members' own stacked.
+
+    Args:
+      stages: the members.
+      trainables: the initial trainable tree of each.
+      frozen: the frozen tree, on the device.
+
+    Raises:
+      ValueError: stages that differ in more than name, directory, hyper and seed.
+    """
+
+    def __init__(self, stages: Sequence[Stage], trainables: Sequence[Tree], frozen: Tree):
+        self.stages, self.stage, self.frozen = stages, stages[0], frozen
+        for stage in stages[1:]:
+            _check_alike(self.stage, stage)
+        self.program = self.stage.program
+        self.initial = [self.program.init(tree) for tree in trainables]
+        keys = [jax.random.split(jax.random.key(stage.seed)) for stage in stages]
+        # Members of one seed share order, augmentation and dropout.
+        self.shared = len({stage.seed for stage in stages}) == 1
+        self.order_keys = [key[0] for key in keys[: 1 if self.shared else None]]
+        self.resident = not hasattr(self.stage.train.data, 'batches')
+        put = partial(replicate, mesh=self.program.mesh)
+        self.key = put(keys[0][1] if self.shared else jnp.stack([key[1] for key in keys]))
+        self.data: Any = put(self.stage.train.data) if self.resident else self.stage.train.data
+        self.labels = put(np.asarray(self.stage.train.labels, np.int32))
+        columns = zip(*(stage.hyper for stage in stages), strict=True)
+        self.hyper: Hyper = put(Hyper(*(jnp.asarray(column, jnp.float32) for column in columns)))
+
+    def put(self, states: Sequence[TrainState]) -> TrainState:
+        """Returns states of all members as the program takes them."""
+        return replicate(stack_states(states), self.program.mesh)
+
+    def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns an epoch's index rows, [steps, B] or [steps, S, B], and weights [steps, B]."""
+        count, size = len(self.stage.train.labels), self.stage.batch_size
+        orders = [epoch_order(key, epoch, count, size) for key in self.order_keys]
+        rows = orders[0][0] if self.shared else np.stack([one[0] for one in orders], axis=1)
+        return rows, orders[0][1]
+
+    def steps(
+        self, state: TrainState, rows: np.ndarray, weights: np.ndarray
+    ) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """Takes a step for each row; the metrics have leaves [steps, S]."""
+        if self.resident:
+            args = (self.frozen, self.data, self.labels, rows, weights, self.hyper, self.key)
+            state, metrics = population_steps(self.program, state, *args)
+            return state, {name: np.asarray(value) for name, value in metrics.items()}
+        history: list[dict[str, jax.Array]] = []
+        for weight, (x, y) in zip(weights, self.batches(rows), strict=True):
+            own = (self.frozen, x, y, weight, self.hyper, self.key)
+            state, metrics = population_step(self.program, state, *own)
+            history.append(metrics)
+        return state, {k: np.stack([np.asarray(m[k]) for m in history]) for k in history[0]}
+
+    def batches(self, rows: np.ndarray):
+        """Yields data [B, ...] and labels [B] of each row, or [S, B, ...] and [S, B]."""
+        if self.resident:
+            for row in rows:
+                yield jax.tree.map(lambda leaf, row=row: leaf[row], self.data), self.labels[row]
+            return
+        shape = rows.shape[1:]
+        for x, y in self.data.batches(rows.reshape(len(rows), -1)):
+            yield x.reshape(*shape, *x.shape[1:]), y.reshape(shape)
+
+    def compiled(self) -> Any:
+        """Returns the compiled program of the first device call, which that call then finds."""
+        rows, weights = self.order(0)
+        before = (self.program, self.put(self.initial), self.frozen)
+        after = (self.hyper, self.key)
+        if self.resident:
+            _, stop = device_calls(len(rows), self.stage.steps_per_call)[0]
+            own = (self.data, self.labels, rows[:stop], weights[:stop])
+            return population_steps.lower(*before, *own, *after).compile()
+        batch = next(self.batches(rows[:1]))
+        return population_step.lower(*before, *batch, weights[0], *after).compile()
+
+
+def _check_alike(first: Stage, other: Stage) -> None:
+    """Raises ValueError where two stages can't be members of one population."""
+    own = ('name', 'directory', 'hyper', 'seed')
+
+    def same(a: Any, b: Any) -> bool:
+        return a is b or (not isinstance(a, Data) and a == b)
+
+    names = [name for name in Stage.__dataclass_fields__ if name not in own]
+    differs = [n for n in names if not same(getattr(first, n), getattr(other, n))]
+    if differs:
+        raise ValueError(
+            f'stages {first.name} and {other.name} differ in {differs}; allowed: {list(own)}. '
+            'Train them in populations of their own'
+        )

@@ -1,0 +1,59 @@
+"""A run's calibrated prompts: built once from the task's own data, and kept in its directory."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_prompt.core.tree import Tree
+from jax_prompt.train.build import load_split, open_data
+from jax_prompt.train.calibrate import prototypes
+from jax_prompt.train.config import RunConfig
+from jax_prompt.train.distributed import from_primary, is_primary, share
+from jax_prompt.train.parallel import SharedStream
+from jax_prompt.train.step import Program
+from jax_prompt.train.tokens import BackboneTokens, StreamedImages
+
+
+def run_prototypes(
+    config: RunConfig, program: Program, images: Any, backbone: Tree, path: Path
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Builds the prompts, or reads those that an earlier process of this run built.
+
+    Each process of several builds them on a device of its own, and takes those of process 0.
+
+    Args:
+      config: the run.
+      program: starts from the image.
+      images: the training images, uint8 [n, S, S, 3], or a stream of them.
+      backbone: the backbone's parameters, on the default device.
+      path: prototypes.npz of the run directory.
+
+    Returns:
+      Prompts [L, P, D] float32, and the report of `calibrate.prototypes`.
+    """
+    tuner, spec = program.classifier.tuner, program.classifier.spec
+    layers, count = len(tuner.prompt_layers(spec)), tuner.prompt_length
+    prompts, report = np.zeros(0, np.float32), dict[str, Any]()
+    if not from_primary(path.exists):
+        if config.calibrate_data:
+            other = open_data(config, config.calibrate_data).splits['train']
+            images = load_split(config, other, program.image_size).data
+        if isinstance(images, SharedStream):
+            images = images.stream
+        if hasattr(images, 'batches'):
+            images = StreamedImages(images)
+        key = jax.random.fold_in(jax.random.key(config.seed), 2)
+        source = BackboneTokens(program, backbone)
+        prompts, report = prototypes(source, images, count, layers, config.calibration, key)
+        if is_primary():
+            part = path.with_suffix('.part.npz')
+            np.savez(part, prompts=prompts, report=json.dumps(report))
+            part.replace(path)
+    elif is_primary():
+        with np.load(path, allow_pickle=False) as saved:
+            prompts, report = saved['prompts'], json.loads(str(saved['report']))
+    shape = from_primary(lambda: prompts.shape)
+    return share(prompts, np.zeros(shape, np.float32)), report

@@ -1,0 +1,164 @@
+"""How many candidates of a search train side by side.
+
+As many as a memory budget holds, read from the compiled program's memory analysis; on a processor
+(CPU) only where that is faster. There a step that multiplies large matrices fills the cores by
+itself, and several at once only leave its caches: such a step is known by its FLOPs and its
+candidates train one after the other. Small steps (a head on cached features) spend their time on
+calls, which all members share. What lies between is measured on a batch.
+"""
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_prompt.core.tree import Tree
+from jax_prompt.train.members import Members, population_step
+from jax_prompt.train.optim import Hyper
+from jax_prompt.train.stage import Stage
+from jax_prompt.train.step import make_step
+
+# FLOPs a step and a core: below the first a step is mostly calls, above the second mostly products.
+_SMALL, _LARGE = 5e6, 5e8
+_TURNS = 3
+_CPU_BUDGET_MB = 4096.0
+
+
+@dataclass(frozen=True)
+class Population:
+    """How a search trains its candidates.
+
+    Attributes:
+      size: most candidates side by side; 1: one after the other; 0: chosen from the memory budget,
+        and on CPU by speed.
+      memory_mb: what the program of a population may hold, in MB; 0: three quarters of an
+        accelerator's memory, 4 GB on CPU.
+      rungs: epochs after which the worse candidates on val are dropped (successive halving,
+        Jamieson & Talwalkar, arXiv:1502.07943); (): none is.
+      eta: at a rung one in `eta` candidates goes on, rounded up.
+    """
+
+    size: int = 0
+    memory_mb: float = 0.0
+    rungs: tuple[int, ...] = ()
+    eta: int = 2
+
+    def __post_init__(self):
+        for name, least in (('size', 0), ('memory_mb', 0.0), ('eta', 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f'population.{name} is {getattr(self, name)}; at least {least}')
+
+    def check(self, epochs: int) -> None:
+        """Raises ValueError where the rungs do not lie within the candidates' epochs."""
+        rungs = list(self.rungs)
+        if rungs != sorted(set(rungs)) or any(not 0 < rung < epochs for rung in rungs):
+            raise ValueError(
+                f'population.rungs is {self.rungs}; allowed: ascending epochs from 1 to '
+                f'{epochs - 1}, before the last of a candidate'
+            )
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many members train side by side, and why.
+
+    Attributes:
+      members: S.
+      reason: what decided.
+      memory_mb: what the program holds, data and frozen weights included; 0: not read.
+    """
+
+    members: int
+    reason: str
+    memory_mb: float = 0.0
+
+
+def choose_size(
+    stages: Sequence[Stage], trainable: Tree, frozen: Tree, options: Population
+) -> Size:
+    """Chooses how many of these stages train side by side.
+
+    Args:
+      stages: the candidates.
+      trainable: initial trainable tree.
+      frozen: frozen tree, on the device.
+      options: the largest size and the budget.
+    """
+    size = min(options.size or len(stages), len(stages))
+    if size == 1:
+        return Size(1, 'asked for' if options.size else 'one candidate')
+    # Of several processes each would measure something else, and all must do the same.
+    by_speed = not options.size and jax.default_backend() == 'cpu'
+    flops = _flops(stages[0], trainable, frozen) / (os.cpu_count() or 1) if by_speed else 0.0
+    if flops > _LARGE or (flops > _SMALL and jax.process_count() > 1):
+        return Size(1, f'a step of {flops:.1e} FLOPs a core fills the processor by itself')
+    budget, need = options.memory_mb or _memory_mb(), 0.0
+    while size > 1:
+        # Groups of one size: each size is a program of its own.
+        size = math.ceil(len(stages) / math.ceil(len(stages) / size))
+        members = Members(stages[:size], [trainable] * size, frozen)
+        need = _held_mb(members.compiled())
+        if need <= budget:
+            break
+        size = max(1, min(size - 1, int(size * budget / need)))
+    if size == 1:
+        return Size(1, f'two side by side would hold more than {budget:.0f} MB')
+    if flops > _SMALL:
+        solo = Members(stages[:1], [trainable], frozen)
+        alone, beside = _seconds(solo, False), _seconds(members, True) / size
+        if beside > 0.95 * alone:
+            return Size(1, f'{size} side by side: {beside / alone:.2f} x the time of one')
+    reason = 'asked for' if options.size else f'{need:.0f} of {budget:.0f} MB'
+    return Size(size, reason, need)
+
+
+def _flops(stage: Stage, trainable: Tree, frozen: Tree) -> float:
+    """Returns the FLOPs of a solo step, as XLA counts them uncompiled: a loop's body once."""
+    lowered = _solo_step(Members([stage], [trainable], frozen), make_step.lower)
+    return float((lowered.cost_analysis() or {}).get('flops', 0.0))
+
+
+def _solo_step(members: Members, step: Callable[..., Any], state: Any = None) -> Any:
+    """Calls `make_step`, or its `lower`, on the first batch of a population of one."""
+    rows, weights = members.order(0)
+    x, y = next(members.batches(rows[:1]))
+    hyper = Hyper(*(jnp.asarray(value, jnp.float32) for value in members.stage.hyper))
+    state = state or jax.tree.map(jnp.copy, members.initial[0])
+    return step(members.program, state, members.frozen, x, y, weights[0], hyper, members.key)
+
+
+def _seconds(members: Members, side_by_side: bool) -> float:
+    """Returns the median time of a step, the first left out."""
+    rows, weights = members.order(0)
+    x, y = next(members.batches(rows[:1]))
+    rest = (x, y, weights[0], members.hyper, members.key)
+    state, times = members.put(members.initial) if side_by_side else None, []
+    for _ in range(_TURNS + 1):
+        start = time.perf_counter()
+        if side_by_side:
+            state, metrics = population_step(members.program, state, members.frozen, *rest)
+        else:
+            state, metrics = _solo_step(members, make_step, state)
+        jax.block_until_ready(metrics)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def _held_mb(compiled: Any) -> float:
+    """Returns what a compiled program holds while it runs, in MB; 0 where it does not say."""
+    memory: Any = compiled.memory_analysis()
+    if memory is None:
+        return 0.0
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return (held - memory.alias_size_in_bytes + memory.temp_size_in_bytes) / 1e6
+
+
+def _memory_mb() -> float:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return 0.75 * stats['bytes_limit'] / 1e6 if 'bytes_limit' in stats else _CPU_BUDGET_MB
