@@ -1,0 +1,253 @@
+"""One process's work on a benchmark: units taken, done, recorded (`benchmark.py`, `claims.py`)."""
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jax_prompt.backbones.table import find_weights
+from jax_prompt.data import preflight
+from jax_prompt.evals import rows
+from jax_prompt.evals.collect import from_workdir, hyperparameters_of, options_of
+from jax_prompt.methods import get_method
+from jax_prompt.train.benchmark import (
+    SEARCH,
+    Benchmark,
+    Standing,
+    Unit,
+    named_task,
+    read_failure,
+    standing,
+    units_of,
+)
+from jax_prompt.train.build import build_backbone
+from jax_prompt.train.claims import DEAD_SECONDS, Claim, Found, look, take
+from jax_prompt.train.config import RunConfig
+from jax_prompt.train.log import read_json, write_json, write_text
+from jax_prompt.train.run import run, search
+from jax_prompt.train.stage import NonFiniteLoss, Unconverged
+from jax_prompt.train.workdir import claim as claim_workdir
+
+_HYPER = ('lr', 'weight_decay', 'head_weight_decay')
+# What a run that starts again from its checkpoints would only meet again.
+_LASTING = (NonFiniteLoss.__name__, Unconverged.__name__)
+_MISSING, _NOT_CHOSEN = 'MissingData', 'SearchFailed'
+_print = partial(print, flush=True)
+
+
+class Runner:
+    """One process's work on a benchmark.
+
+    Args:
+      benchmark: what is run.
+      root: the folder that processes share.
+      retry_failed: do again what failed before this process started.
+      dead_seconds: silence after which another process is taken for gone.
+      quiet: let runs print nothing.
+      say: prints a line.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        root: str | Path,
+        *,
+        retry_failed: bool = False,
+        dead_seconds: float = DEAD_SECONDS,
+        quiet: bool = False,
+        say: Callable[[str], None] = _print,
+    ):
+        self.benchmark, self.root = benchmark, Path(root)
+        self.retry_failed, self.dead_seconds = retry_failed, dead_seconds
+        self.quiet, self.say = quiet, say
+        self.started = _now()
+        self.units = units_of(benchmark, self.root)
+        self.missing: dict[str, str] = {}  # by task, '' where all is there
+        self.weights: dict[str, Any] | None = None
+
+    def run(self, poll_seconds: float = 5.0) -> list[Standing]:
+        """Works until every unit is done or failed, by this process or by others.
+
+        Raises:
+          FileNotFoundError: the backbone's weights are not there.
+        """
+        config = self.benchmark.run
+        if get_method(config.method).pretrained:
+            find_weights(config.backbone, config.weights or None)
+        waits = False
+        while True:
+            ends = [self._advance(unit) for unit in self.units]
+            if 'worked' not in ends and 'busy' not in ends:
+                return standing(self.benchmark, self.root, self.dead_seconds)
+            if 'worked' not in ends:
+                if not waits:
+                    self.say('waiting for what other processes work on')
+                waits = True
+                time.sleep(poll_seconds)
+
+    def _advance(self, unit: Unit) -> str:
+        """Does a unit if it can be done now; returns 'settled', 'worked' or 'busy'."""
+        found = look(unit.folder, self.dead_seconds)
+        if found.state == 'done' or (found.state == 'failed' and not self._again(unit)):
+            return 'settled'
+        if found.state == 'busy':
+            return 'busy'
+        missing = self._missing(unit.task)
+        if missing and unit.seed is None:
+            return 'settled'  # its seeds say why
+        config = self.benchmark.config(unit.task)
+        why = {'kind': _MISSING, 'reason': missing} if missing else None
+        if unit.seed is not None and not missing:
+            chosen = self._chosen(unit, config)
+            if chosen is None:
+                return 'busy'
+            why = chosen if 'reason' in chosen else None
+            hyper = {} if why else chosen
+            config = replace(config, seed=unit.seed, search=False, **hyper)
+        return self._work(unit, found, config, why)
+
+    def _work(self, unit: Unit, found: Found, config: RunConfig, why: dict[str, str] | None) -> str:
+        """Takes a unit and does it, or records at once why it can't be done."""
+        claim = take(unit.folder, found)
+        if claim is None:
+            return 'busy'
+        try:
+            if why is None:
+                why = self._try(unit, claim, config)
+            if why is not None and claim.held():
+                self._fail(unit, claim, why)
+        except BaseException as error:
+            taken = isinstance(error, FileNotFoundError) and not claim.held()
+            claim.release()
+            if not taken:
+                raise
+        if not claim.finish('failed' if why else 'run'):
+            self.say(f'{unit.name}: taken over by another process')
+        return 'worked'
+
+    def _try(self, unit: Unit, claim: Claim, config: RunConfig) -> dict[str, str] | None:
+        """Runs a unit in its directory; returns why it failed, None where it did not."""
+        self.say(f'== {self.benchmark.run.method}, {unit.name}')
+        try:
+            _settle(config, claim)
+            if unit.seed is None:
+                search(config, claim.directory, quiet=self.quiet)
+                return None
+            run(config, claim.directory, quiet=self.quiet)
+            row = from_workdir(claim.directory, unit.task, self.benchmark.name)
+            if claim.held():
+                rows.append(self.root / 'rows', replace(row, hyperparameters=self._asked(unit)))
+            return None
+        except Exception as error:
+            text = traceback.format_exc()
+            if claim.held():
+                write_text(claim.directory / 'traceback.txt', text)
+            reason = ' '.join(str(error).split())[:500]
+            return {'kind': type(error).__name__, 'reason': f'{type(error).__name__}: {reason}'}
+
+    def _fail(self, unit: Unit, claim: Claim, why: dict[str, str]) -> None:
+        """Records a failure in the unit's directory and, of a run, in the table.
+
+        Which data it had is left open, so that the row of a later success stands for this one too.
+        """
+        why = {**why, 'finished': _now()}
+        self.say(f'{unit.name} failed: {why["reason"]}')
+        write_json(claim.directory / 'failed.json', why)
+        if unit.seed is None:
+            return
+        config = self.benchmark.config(unit.task)
+        row = rows.Row(
+            task=unit.task,
+            method=config.method,
+            backbone=config.backbone,
+            seed=unit.seed,
+            benchmark=self.benchmark.name,
+            options=options_of(config.to_dict()),
+            weights=self._weights(config),
+            hyperparameters=self._asked(unit),
+            trained_on=config.train_on,
+            status='failed',
+            reason=why['reason'],
+            finished=why['finished'],
+        )
+        rows.append(self.root / 'rows', row)
+
+    def _asked(self, unit: Unit) -> dict[str, Any]:
+        """Returns a row's hyperparameters: what was asked for, not what the search chose."""
+        config = self.benchmark.config(unit.task)
+        return {**hyperparameters_of(config.to_dict()), 'search_seed': config.seed}
+
+    def _weights(self, config: RunConfig) -> dict[str, Any]:
+        """Returns which weights a failed run had; {} where they can't be read."""
+        if self.weights is None:
+            try:
+                identity = build_backbone(config).identity
+                self.weights = identity.to_dict() if identity else {}
+            except Exception:  # it may be what failed
+                return {}
+        return self.weights
+
+    def _chosen(self, unit: Unit, config: RunConfig) -> dict[str, Any] | None:
+        """Returns what a task's search chose, why it failed, or None while it goes on."""
+        if not config.search:
+            return {}
+        folder = unit.folder.with_name(SEARCH)
+        state = look(folder, self.dead_seconds).state
+        if state == 'done':
+            chosen = read_json(folder / 'run' / 'chosen.json')
+            return {name: chosen[name] for name in _HYPER}
+        if state == 'failed' and not self._again(Unit(unit.task, None, folder)):
+            saved = read_failure(folder)
+            return {'kind': _NOT_CHOSEN, 'reason': f'search: {saved["reason"]}'} if saved else None
+        return None
+
+    def _again(self, unit: Unit) -> bool:
+        """Whether a failed unit is to be done again."""
+        saved = read_failure(unit.folder)
+        if saved is None:  # taken by another process just now
+            return True
+        if saved['kind'] == _MISSING:
+            return not self._missing(unit.task)
+        if saved['kind'] == _NOT_CHOSEN:
+            folder = unit.folder.with_name(SEARCH)
+            found = look(folder, self.dead_seconds)
+            return found.state != 'failed' or self._again(Unit(unit.task, None, folder))
+        return self.retry_failed and saved['finished'] < self.started
+
+    def _missing(self, task: str) -> str:
+        """Returns what of a task's data is missing and what to do, '' where all is there."""
+        if task not in self.missing:
+            self.missing[task] = ''
+            if named_task(task) is None:
+                return ''
+            try:
+                state = preflight.look(task, self.benchmark.run.input.data_dir or None)
+            except (ValueError, OSError):  # the run will say what is wrong
+                return ''
+            if state.state in (preflight.MISSING, preflight.CONVERT):
+                todo = '; '.join(state.todo)
+                self.missing[task] = f'data missing: {state.detail}; {todo}'
+        return self.missing[task]
+
+
+def _settle(config: RunConfig, claim: Claim) -> None:
+    """Makes a unit's directory ready: what an earlier attempt left is kept where it can go on."""
+    path = claim.directory / 'failed.json'
+    failed = read_json(path)
+    if failed is not None and failed['kind'] in _LASTING:
+        claim.clear()
+    path.unlink(missing_ok=True)
+    if (claim.directory / 'config.json').exists():
+        try:
+            claim_workdir(config, claim.directory)
+        except ValueError:  # other settings that change no result: the image cache, the workers
+            claim.clear()
+    write_json(claim.directory / 'config.json', config.to_dict())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec='microseconds')

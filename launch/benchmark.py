@@ -1,0 +1,68 @@
+"""Benchmark: python launch/benchmark.py --config configs/vtab.py:method=M,backbone=B --results DIR.
+
+Each task is searched on val, then trained with several seeds and tested once a seed; the table of
+what is done is printed at the end. Start it again to go on, in as many processes and on as many
+machines as share DIR; --list only shows how things stand. The exit code is 0 when all is done, 1
+when something failed or is to do, 2 for wrong input. docs/benchmark.md says the rest.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from jax_prompt.train.benchmark import resolve_benchmark, show, standing, table_of
+from jax_prompt.train.claims import DEAD_SECONDS
+from jax_prompt.train.runner import Runner
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'A file with get_config(arg).')
+_RESULTS = flags.DEFINE_string('results', None, 'The folder that all processes share.')
+_LIST = flags.DEFINE_boolean('list', False, 'Show what is done, failed and to do; run nothing.')
+_RETRY = flags.DEFINE_boolean('retry_failed', False, 'Do again what failed before.')
+_QUIET = flags.DEFINE_boolean('quiet', False, 'A line a run, without its epochs.')
+_DEAD = flags.DEFINE_float(
+    'dead_seconds',
+    DEAD_SECONDS,
+    'A process of another machine that is silent for so long is taken for gone.',
+    lower_bound=1.0,
+)
+_COMPILED = flags.DEFINE_string(
+    'compilation_cache',
+    os.path.join(os.path.expanduser('~'), '.cache', 'jax_prompt', 'xla'),
+    "Where compiled programs are kept between runs; '' keeps none.",
+)
+
+
+def main(argv: list[str]) -> None:
+    """Runs or lists the benchmark of the config."""
+    if len(argv) > 1:
+        raise app.UsageError(f'unknown arguments {argv[1:]}; options start with --')
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of each file at INFO
+    if _COMPILED.value:
+        jax.config.update('jax_compilation_cache_dir', _COMPILED.value)
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+    root = Path(str(_RESULTS.value))
+    dead = _DEAD.value
+    try:
+        benchmark = resolve_benchmark(_CONFIG.value)
+        if _LIST.value:
+            stands = standing(benchmark, root, dead)
+        else:
+            runner = Runner(
+                benchmark, root, retry_failed=_RETRY.value, dead_seconds=dead, quiet=_QUIET.value
+            )
+            stands = runner.run()
+    except (ValueError, FileNotFoundError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    print(show(stands))
+    print(f'\n{table_of(benchmark, root)}')
+    sys.exit(0 if all(s.state == 'done' for s in stands) else 1)
+
+
+if __name__ == '__main__':
+    flags.mark_flags_as_required(['config', 'results'])
+    app.run(main)
