@@ -1,33 +1,48 @@
-"""The embedded default: `vit_micro` on scikit-learn's handwritten digits, nothing downloaded.
+"""Five methods on two tasks with the shipped `vit_micro`, nothing downloaded.
 
-    python launch/train.py --config configs/quickstart.py:method=spt_deep --workdir DIR
+    python launch/train.py --config configs/quickstart.py:task=digits,method=spt_deep --workdir DIR
 
-One training of 800 images by a learning rate that was chosen on the validation split beforehand, so
-that all three methods take less than three minutes on two cores. `search=True` repeats the choice.
+Tasks: `digits`, `orientation`, and the others of `configs/offline.py`. A run trains 800 images
+once, by a learning rate that was chosen on the validation splits beforehand, so that all ten runs
+of `launch/quickstart.sh` take less than three minutes on two cores. `search=True` repeats the
+choice.
 """
 
+from jax_prompt.data.tasks import find_task
 from jax_prompt.train.calibrate import Calibration
 from jax_prompt.train.config import Engine, Model, RunConfig, parse_arg, to_config_dict
 from jax_prompt.train.optim import Optim
 
+# Epochs and learning rate. An epoch of `linear` trains on cached features and costs next to
+# nothing; one of `lion` also computes the gradient of the image and costs twice one of prompts.
+_RECIPES = {
+    'linear': (60, 3e-2),
+    'vpt_deep': (10, 3e-2),
+    'spt_deep': (10, 1e-1),
+    'dvpt_deep': (10, 1e-1),
+    'lion': (5, 1e-1),
+}
+
 
 def get_config(arg=None):
-    """Returns the config of `method=...`."""
-    method = parse_arg(arg, method='spt_deep')['method']
-    linear = method == 'linear'
+    """Returns the config of `task=...,method=...`."""
+    chosen = parse_arg(arg, task='digits', method='spt_deep')
+    method = chosen['method']
+    epochs, lr = _RECIPES.get(method, (10, 1e-2))
     config = RunConfig(
-        data='digits',
+        data=find_task(chosen['task']).data,
         backbone='vit_micro',
         method=method,
         num_prompts=8,
         weight_decay=1e-4,
         head_weight_decay=1e-4,
-        lr=3e-2,
-        epochs=100 if linear else 12,
-        batch_size=16,
+        lr=lr,
+        epochs=epochs,
+        batch_size=8,
         search=False,
-        search_lrs=(3e-3, 1e-2, 3e-2),
-        calibration=Calibration(construction='mean'),
+        search_lrs=(lr / 3, lr, 3 * lr),
+        tuner={'channels': 8, 'width': 32} if method == 'lion' else {},
+        calibration=Calibration(construction='random'),
         optim=Optim(warmup_epochs=1.0),
         model=Model(scan=False, remat='none'),
         engine=Engine(num_devices=1, eval_batch_size=200),

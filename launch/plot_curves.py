@@ -1,8 +1,8 @@
 """Shows finished runs side by side: a table on the terminal and a picture of their curves.
 
-    python launch/plot_curves.py runs/quickstart/linear runs/quickstart/vpt_deep --out curves.png
+    python launch/plot_curves.py runs/quickstart/*/* --out curves.png
 
-Needs matplotlib for the picture: pip install 'jax-prompt[quickstart]'.
+Runs of one task share a panel. Needs matplotlib: pip install 'jax-prompt[quickstart]'.
 """
 
 import argparse
@@ -12,8 +12,10 @@ from typing import Any
 
 from jax_prompt.train.log import read_metrics
 
+Run = tuple[dict[str, Any], list[dict[str, Any]]]
 
-def load_run(workdir: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+
+def load_run(workdir: Path) -> Run:
     """Reads a finished run.
 
     Args:
@@ -35,54 +37,83 @@ def load_run(workdir: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return json.loads(path.read_text(encoding='utf-8')), epochs
 
 
+def by_task(runs: list[Run]) -> dict[str, list[Run]]:
+    """Returns the runs of each task, both in the order given."""
+    tasks: dict[str, list[Run]] = {}
+    for run in runs:
+        tasks.setdefault(run[0]['data'], []).append(run)
+    return tasks
+
+
 def table(results: list[dict[str, Any]]) -> str:
     """Formats results as aligned columns, one line a run."""
-    rows = [('method', 'test accuracy', 'trainable parameters', 'of them head', 'lr', 'seconds')]
+    rows = [('task', 'method', 'test accuracy', 'trainable parameters', 'of them head', 'seconds')]
     for result in results:
         rows.append(
             (
+                result['data'],
                 result['method'],
                 f'{100 * result["test_accuracy"]:.2f} %',
                 f'{result["num_trainable"]:,}',
                 f'{result["num_trainable_head"]:,}',
-                f'{result["lr"]:g}',
                 f'{result["seconds_total"]:.1f}',
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
-    for method, *cells in rows:
-        right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append('  '.join([method.ljust(widths[0]), *right]))
+    for row in rows:
+        left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+        right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        lines.append('  '.join([*left, *right]))
     return '\n'.join(lines)
 
 
-def plot(runs: list[tuple[dict[str, Any], list[dict[str, Any]]]], out: Path) -> None:
-    """Draws training loss and validation accuracy (or, without it, training accuracy)."""
+def plot(runs: list[Run], out: Path) -> None:
+    """Draws a panel a task: validation accuracy (without it, training accuracy) as runs go on.
+
+    Runs have different numbers of epochs, so the axis is the share of a run's training that is
+    done. The legend gives the test accuracies, best first.
+    """
     import matplotlib
 
     matplotlib.use('agg')
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout='constrained')
-    for result, epochs in runs:
-        measured = [r for r in epochs if r.get('val_accuracy') is not None]
-        key = 'val_accuracy' if measured else 'train_accuracy'
-        left.plot([r['epoch'] for r in epochs], [r['loss'] for r in epochs], label=result['method'])
-        shown = measured or epochs
-        right.plot(
-            [r['epoch'] for r in shown],
-            [100 * r[key] for r in shown],
-            label=f'{result["method"]} ({"validation" if measured else "training"})',
-        )
-    left.set(xlabel='epoch', ylabel='training loss', yscale='log')
-    right.set(xlabel='epoch', ylabel='accuracy in %')
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.legend()
+    tasks = by_task(runs)
+    colours = {name: f'C{i}' for i, name in enumerate(dict.fromkeys(r['method'] for r, _ in runs))}
+    width = 4.6 * len(tasks) + 0.4
+    figure, axes = plt.subplots(
+        1, len(tasks), figsize=(width, 4.2), layout='constrained', squeeze=False
+    )
+    for panel, (task, members) in zip(axes[0], tasks.items(), strict=True):
+        for result, epochs in sorted(members, key=lambda run: -run[0]['test_accuracy']):
+            _curve(panel, result, epochs, colours[result['method']])
+        chance = 100 / len(members[0][0]['classes'])
+        panel.axhline(chance, color='0.6', linestyle=':', linewidth=1.2)
+        panel.annotate('chance', (100, chance), ha='right', va='bottom', color='0.5', fontsize=8)
+        panel.set(xlabel='training done in %', title=task, xlim=(0, 100), ylim=(0, 102))
+        panel.grid(alpha=0.25)
+        panel.spines[['top', 'right']].set_visible(False)
+        panel.legend(title='test accuracy', fontsize=9, title_fontsize=9, framealpha=0.85)
+    axes[0, 0].set_ylabel('accuracy in %')
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    figure.savefig(out, dpi=130)
     plt.close(figure)
+
+
+def _curve(panel: Any, result: dict[str, Any], epochs: list[dict[str, Any]], colour: str) -> None:
+    """Draws a run's line; dashed where only training accuracy is known."""
+    measured = [row for row in epochs if row.get('val_accuracy') is not None]
+    key = 'val_accuracy' if measured else 'train_accuracy'
+    last = epochs[-1]['epoch']
+    panel.plot(
+        [100 * row['epoch'] / last for row in measured or epochs],
+        [100 * row[key] for row in measured or epochs],
+        color=colour,
+        linestyle='-' if measured else '--',
+        linewidth=1.8,
+        label=f'{result["method"]}  {100 * result["test_accuracy"]:.1f} %',
+    )
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Tunes the packaged vit_micro to handwritten digits by three methods and shows them side by side.
+# Tunes the packaged vit_micro to two tasks by five methods and shows them side by side: handwritten
+# digits, and the direction of stripes in rendered scenes.
 #
 #   bash launch/quickstart.sh [runs folder, default runs/quickstart]
 #
@@ -34,11 +35,29 @@ bin="$(cd "$venv/bin" && pwd)"
 # Huge pages save page faults where the system gives them (Linux); elsewhere nobody reads this.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
-for method in linear vpt_deep spt_deep; do
-  echo "== $method"
-  "$bin/python" launch/train.py --config "configs/quickstart.py:method=$method" \
-    --workdir "$runs/$method"
-done
+# Starting and compiling use one core: the tasks run side by side, their methods one after the other.
+tune() {
+  for method in "${methods[@]}"; do
+    run="$runs/$1/$method"
+    "$bin/python" launch/train.py --config "configs/quickstart.py:task=$1,method=$method" \
+      --workdir "$run" >"$runs/$1-$method.log" 2>&1 || {
+      cat "$runs/$1-$method.log" >&2
+      exit 1
+    }
+    echo "== $1: $(tail -n 1 "$runs/$1-$method.log")"
+  done
+}
+
+methods=(linear vpt_deep spt_deep dvpt_deep lion)
+mkdir -p "$runs"
+tune digits &
+first=$!
+tune orientation &
+second=$!
+failed=0
+wait "$first" || failed=1
+wait "$second" || failed=1
+[ "$failed" = 0 ] || exit 1
 echo
-exec "$bin/python" launch/plot_curves.py "$runs"/linear "$runs"/vpt_deep "$runs"/spt_deep \
-  --out "$runs/curves.png"
+exec "$bin/python" launch/plot_curves.py "${methods[@]/#/$runs/digits/}" \
+  "${methods[@]/#/$runs/orientation/}" --out "$runs/curves.png"

@@ -100,6 +100,15 @@ def test_runs_told_twice(tmp_path):
     assert rows.read(only).rows == (failed,)
 
 
+def test_a_failure_without_data_gives_way_to_the_run_that_had_it():
+    failed = replace(ROW, status='failed', reason='data missing', accuracy=None, data='')
+    assert rows.latest([failed, ROW]) == [ROW]
+    other = replace(failed, seed=44)
+    assert rows.latest([other, ROW]) == [other, ROW]
+    another_data = replace(failed, data='d2')
+    assert rows.latest([another_data, ROW]) == [another_data, ROW]
+
+
 def test_tables_merge_by_copying_and_by_export(tmp_path):
     a, b = tmp_path / 'a', tmp_path / 'b'
     rows.append(a, ROW)

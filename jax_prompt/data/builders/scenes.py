@@ -1,17 +1,20 @@
 """Rendered scenes as TFDS builders: count, position, orientation and distance, no download.
 
-In the spirit of VTAB's structured group (object count and distance of CLEVR, position and
-orientation of dSprites): what is asked is where or how many, not what. Backgrounds are textured,
-objects are coloured at random and distractors lie between them, so that neither colour nor the
-mean of an image gives the label away. Scene i depends on its task and on i alone.
+In the spirit of VTAB's structured group (object count and distance of CLEVR, orientation of
+dSprites, azimuth of small NORB): what is asked is how, where or how many, not what. A scene holds
+balls before a textured background, among dots and lines. The question is about the warm ones, from
+red to yellow; the cool ones, from cyan to violet, are distractors with an answer of their own,
+drawn at random. The feature of a whole image mixes the answers, so who is to know has to look at
+the warm balls alone. Scene i depends on its task and on i alone.
 
-- count: how many large shapes, 1 to 6, among dots and lines.
-- position: in which eighth of the width the one triangle lies, among discs and squares.
-- orientation: which of 8 ways an arrow points, to +-12 degrees.
-- distance: in which of 6 ranges the nearest of three balls stands on the ground; balls have two
-  sizes, so that the size in the image alone does not tell.
+- count: how many balls of up to nine are warm, 1 to 5.
+- position: on which of 6 sides of the warm ball of four the light lies, to +-10 degrees.
+- orientation: which of 6 ways the stripes of the warm ball of four run, to +-6 degrees.
+- distance: in which of 4 ranges the warm ball of four hangs. Its stripes shrink with it; balls
+  differ in size by +-10 %.
 """
 
+import colorsys
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -21,22 +24,27 @@ import tensorflow_datasets as tfds
 from jax_prompt.data.builders.parts import as_png, consecutive, describe
 
 SIZE = 32
-COUNTS = {'train': 800, 'validation': 200, 'test': 2000}
+COUNTS = {'train': 800, 'validation': 200, 'test': 1000}
 _FINE = 4  # scenes are drawn this many times larger, then averaged
 _SIDE = SIZE * _FINE
 
 Colour = tuple[int, ...]
+# Where, around a ball's centre, it is bright: x to the right and y down, as shares of the side.
+Pattern = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class JaxPromptScenes(tfds.core.GeneratorBasedBuilder):
     """Scenes of 32x32 pixels; the configs are the tasks."""
 
     BUILDER_CONFIGS: ClassVar[list] = [
-        tfds.core.BuilderConfig(name=name, version='1.0.0')
+        tfds.core.BuilderConfig(name=name, version='2.0.0')
         for name in ('count', 'position', 'orientation', 'distance')
     ]
-    VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES: ClassVar[dict] = {'1.0.0': 'First.'}
+    VERSION = tfds.core.Version('2.0.0')
+    RELEASE_NOTES: ClassVar[dict] = {
+        '2.0.0': 'Easier: warm balls are asked about, cool ones distract.',
+        '1.0.0': 'First.',
+    }
     name = 'jax_prompt_scenes'
     url_infos: ClassVar[dict] = {}  # nothing is downloaded
 
@@ -74,113 +82,109 @@ class _Scene:
         from PIL import Image, ImageDraw
 
         self.rng = rng
-        self.back = rng.uniform(40, 215, 3)
+        back = rng.uniform(60, 190) + rng.uniform(-25, 25, 3)
         grid = rng.normal(0, 1, (6, 6, 3)) * rng.uniform(5, 22)
-        coarse = np.clip(self.back + grid, 0, 255).astype(np.uint8)
-        self.image = Image.fromarray(coarse).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-        self.pen = ImageDraw.Draw(self.image)
+        coarse = np.clip(back + grid, 0, 255).astype(np.uint8)
+        image = Image.fromarray(coarse).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+        pen = ImageDraw.Draw(image)
+        for _ in range(rng.randint(0, 4)):
+            x, y, radius = rng.uniform((0, 0, 0.01), (1, 1, 0.03)) * _SIDE
+            box = [x - radius, y - radius, x + radius, y + radius]
+            pen.ellipse(box, fill=self.colour(warm=False))
+        for _ in range(rng.randint(0, 2)):
+            ends = rng.uniform(0, _SIDE, 4).tolist()
+            pen.line(ends, fill=self.colour(warm=False), width=_FINE // 2)
+        self.canvas = np.array(image)  # [128, 128, 3] uint8
 
-    def colour(self) -> Colour:
-        """Returns a colour that is visible on the background."""
-        while True:
-            colour = self.rng.uniform(0, 255, 3)
-            if np.abs(colour - self.back).sum() > 170:
-                return tuple(int(c) for c in colour)
+    def colour(self, warm: bool) -> Colour:
+        """Returns a colour from red to yellow, or one from cyan to violet."""
+        hue = self.rng.uniform(*((-15, 50) if warm else (170, 285))) / 360 % 1
+        colour = colorsys.hsv_to_rgb(hue, *self.rng.uniform(0.75, 1.0, 2))
+        return tuple(int(255 * channel) for channel in colour)
 
-    def polygon(self, x: float, y: float, points: np.ndarray, colour: Colour) -> None:
-        """Fills a polygon of points [n, 2] around (x, y)."""
-        corners = [((x + dx) * _SIDE, (y + dy) * _SIDE) for dx, dy in points]
-        self.pen.polygon(corners, fill=colour)
-
-    def shape(self, kind: str, x: float, y: float, radius: float, colour: Colour) -> None:
-        """Fills a disc, or a square or triangle turned at random."""
-        if kind == 'disc':
-            box = [(v + s * radius) * _SIDE for s in (-1, 1) for v in (x, y)]
-            self.pen.ellipse(box, fill=colour)
-            return
-        corners = {'square': 4, 'triangle': 3}[kind]
-        angles = self.rng.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(corners) / corners
-        self.polygon(x, y, radius * np.stack([np.cos(angles), np.sin(angles)], axis=1), colour)
-
-    def clutter(self, dots: int, lines: int) -> None:
-        """Draws small dots and thin lines."""
-        for _ in range(dots):
-            x, y, radius = self.rng.uniform((0, 0, 0.01), (1, 1, 0.03))
-            self.shape('disc', x, y, radius, self.colour())
-        for _ in range(lines):
-            ends = self.rng.uniform(0, _SIDE, 4).tolist()
-            self.pen.line(ends, fill=self.colour(), width=_FINE // 2)
+    def ball(
+        self, place: np.ndarray, radius: float, warm: bool, pattern: Pattern, dark: float = 0.25
+    ) -> None:
+        """Paints a disc, `dark` times as bright where its pattern is off."""
+        first = np.maximum(np.floor((place - radius) * _SIDE).astype(int), 0)
+        last = np.ceil((place + radius) * _SIDE).astype(int) + 1
+        part = self.canvas[first[1] : last[1], first[0] : last[0]]
+        down, across = np.mgrid[: part.shape[0], : part.shape[1]]
+        dx = (across + first[0]) / _SIDE - place[0]
+        dy = (down + first[1]) / _SIDE - place[1]
+        tone = np.where(pattern(dx, dy), 1.0, dark)[..., None] * np.array(self.colour(warm))
+        inside = dx**2 + dy**2 <= radius**2
+        part[inside] = tone[inside]
 
     def finish(self) -> np.ndarray:
         """Returns the scene with noise, [32, 32, 3] uint8."""
-        small = np.asarray(self.image.reduce(_FINE), np.float64)
+        fine = self.canvas.reshape(SIZE, _FINE, SIZE, _FINE, 3)
+        small = fine.mean((1, 3))  # [32, 32, 3]
         noise = self.rng.normal(0, self.rng.uniform(1, 8), small.shape)
         return np.clip(np.rint(small + noise), 0, 255).astype(np.uint8)
 
 
-def _apart(rng: np.random.RandomState, count: int, distance: float, margin: float) -> np.ndarray:
-    """Returns places [count, 2] with at least that distance between them."""
-    while True:
-        places: list[np.ndarray] = []
-        for _ in range(60 * count):
-            place = rng.uniform(margin, 1 - margin, 2)
-            if all(np.hypot(*(place - other)) >= distance for other in places):
-                places.append(place)
-            if len(places) == count:
-                return np.stack(places)
+def _stripes(rng: np.random.RandomState, angle: float, period: float) -> Pattern:
+    """Stripes that run at an angle in radians, anticlockwise from the right."""
+    start = rng.uniform(0, 1)
+    return lambda dx, dy: ((dx * np.sin(angle) + dy * np.cos(angle)) / period + start) % 1 < 0.5
+
+
+def _lit(angle: float) -> Pattern:
+    """Light on the half that looks towards an angle in radians, anticlockwise from the right."""
+    return lambda dx, dy: dx * np.cos(angle) - dy * np.sin(angle) > 0
+
+
+def _grid(rng: np.random.RandomState, side: int, step: float, shake: float) -> np.ndarray:
+    """Returns the places [side^2, 2] of a grid around the middle, shaken, in random order."""
+    row = 0.5 + step * (np.arange(side) - (side - 1) / 2)
+    places = np.stack(np.meshgrid(row, row), axis=-1).reshape(-1, 2)
+    return rng.permutation(places) + rng.uniform(-shake, shake, places.shape)
+
+
+def _four(rng: np.random.RandomState, label: int, num_classes: int) -> Iterator[tuple]:
+    """Yields place, class and whether it is warm of four balls, of which the first one is asked."""
+    for j, place in enumerate(_grid(rng, 2, 0.48, 0.04)):
+        yield place, label if j == 0 else rng.randint(num_classes), j == 0
+
+
+def _radius(rng: np.random.RandomState, warm: bool) -> float:
+    """Returns a radius: what distracts is larger than what is asked about."""
+    return rng.uniform(0.15, 0.18) if warm else rng.uniform(0.2, 0.24)
 
 
 def _count(scene: _Scene, rng: np.random.RandomState, label: int) -> None:
-    scene.clutter(rng.randint(0, 7), rng.randint(0, 3))
-    for x, y in _apart(rng, label + 1, 0.26, 0.13):
-        kind = ('disc', 'square', 'triangle')[rng.randint(3)]
-        scene.shape(kind, x, y, rng.uniform(0.08, 0.13), scene.colour())
+    places = _grid(rng, 3, 0.3, 0.03)
+    cool = rng.randint(1, len(places) - label)
+    for j in range(label + 1 + cool):
+        pattern = _stripes(rng, rng.uniform(0, np.pi), 0.13)
+        scene.ball(places[j], rng.uniform(0.1, 0.14), j <= label, pattern, dark=0.6)
 
 
 def _position(scene: _Scene, rng: np.random.RandomState, label: int) -> None:
-    scene.clutter(rng.randint(0, 4), rng.randint(0, 3))
-    x = (label + rng.uniform(0.1, 0.9)) / 8
-    y = rng.uniform(0.15, 0.85)
-    for _ in range(rng.randint(1, 4)):
-        place = rng.uniform(0.1, 0.9, 2)
-        if np.hypot(*(place - (x, y))) > 0.3:
-            kind = ('disc', 'square')[rng.randint(2)]
-            scene.shape(kind, place[0], place[1], rng.uniform(0.08, 0.14), scene.colour())
-    scene.shape('triangle', x, y, rng.uniform(0.12, 0.17), scene.colour())
-
-
-_ARROW = np.array(
-    [(1.0, 0.0), (0.1, 0.75), (0.1, 0.28), (-1.0, 0.28), (-1.0, -0.28), (0.1, -0.28), (0.1, -0.75)]
-)
+    for place, side, warm in _four(rng, label, len(CLASSES['position'])):
+        angle = np.deg2rad(60 * side + rng.uniform(-10, 10))
+        scene.ball(place, _radius(rng, warm), warm, _lit(angle))
 
 
 def _orientation(scene: _Scene, rng: np.random.RandomState, label: int) -> None:
-    scene.clutter(rng.randint(0, 6), rng.randint(0, 3))
-    angle = 2 * np.pi * label / 8 + np.deg2rad(rng.uniform(-12, 12))
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    points = rng.uniform(0.2, 0.32) * _ARROW @ turn
-    x, y = rng.uniform(0.35, 0.65, 2)
-    scene.polygon(x, y, points, scene.colour())
+    for place, way, warm in _four(rng, label, len(CLASSES['orientation'])):
+        angle = np.deg2rad(30 * way + rng.uniform(-6, 6))
+        scene.ball(place, _radius(rng, warm), warm, _stripes(rng, angle, 0.13))
 
 
 def _distance(scene: _Scene, rng: np.random.RandomState, label: int) -> None:
-    horizon = rng.uniform(0.2, 0.35)
-    ground = tuple(int(c) for c in rng.uniform(40, 215, 3))
-    scene.pen.rectangle([0, horizon * _SIDE, _SIDE, _SIDE], fill=ground)
-    scene.clutter(rng.randint(0, 4), 0)
-    nearest = 1.0 + 0.5 * (label + rng.uniform(0.1, 0.9))  # ranges of .5 from 1 to 4
-    others = rng.uniform(nearest + 0.4, nearest + 4.0, 2)
-    for depth in sorted([nearest, *others], reverse=True):  # far ones first
-        foot = horizon + (0.97 - horizon) / depth
-        radius = (0.18, 0.28)[rng.randint(2)] / depth
-        scene.shape('disc', rng.uniform(0.12, 0.88), foot - radius, radius, scene.colour())
+    for place, steps, warm in _four(rng, label, len(CLASSES['distance'])):
+        far = 1.3 ** (steps + rng.uniform(0.15, 0.85))
+        radius = 0.22 * rng.uniform(0.9, 1.1) / far
+        scene.ball(place, radius, warm, _stripes(rng, rng.uniform(0, np.pi), 0.2 / far))
 
 
 CLASSES = {
-    'count': tuple(str(n) for n in range(1, 7)),
-    'position': tuple(f'eighth_{n}' for n in range(8)),
-    'orientation': tuple(f'{45 * n}_degrees' for n in range(8)),
-    'distance': tuple(f'range_{n}' for n in range(6)),
+    'count': tuple(str(n) for n in range(1, 6)),
+    'position': tuple(f'{60 * n}_degrees' for n in range(6)),
+    'orientation': tuple(f'{30 * n}_degrees' for n in range(6)),
+    'distance': tuple(f'range_{n}' for n in range(4)),
 }
 _RENDER: dict[str, Callable[[_Scene, np.random.RandomState, int], None]] = {
     'count': _count,
