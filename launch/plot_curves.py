@@ -37,11 +37,18 @@ def load_run(workdir: Path) -> Run:
     return json.loads(path.read_text(encoding='utf-8')), epochs
 
 
+def task_of(result: dict[str, Any]) -> str:
+    """Returns the task's short name: that of the project's own sets without prefix and version."""
+    name: str = result['data']
+    own = name.startswith('jax_prompt_')
+    return name.removeprefix('jax_prompt_').rpartition('/')[0] if own else name
+
+
 def by_task(runs: list[Run]) -> dict[str, list[Run]]:
     """Returns the runs of each task, both in the order given."""
     tasks: dict[str, list[Run]] = {}
     for run in runs:
-        tasks.setdefault(run[0]['data'], []).append(run)
+        tasks.setdefault(task_of(run[0]), []).append(run)
     return tasks
 
 
@@ -51,7 +58,7 @@ def table(results: list[dict[str, Any]]) -> str:
     for result in results:
         rows.append(
             (
-                result['data'],
+                task_of(result),
                 result['method'],
                 f'{100 * result["test_accuracy"]:.2f} %',
                 f'{result["num_trainable"]:,}',
@@ -95,7 +102,7 @@ def plot(runs: list[Run], out: Path) -> None:
         panel.grid(alpha=0.25)
         panel.spines[['top', 'right']].set_visible(False)
         panel.legend(title='test accuracy', fontsize=9, title_fontsize=9, framealpha=0.85)
-    axes[0, 0].set_ylabel('accuracy in %')
+    axes[0, 0].set_ylabel('validation accuracy in %')
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
     plt.close(figure)
@@ -112,7 +119,8 @@ def _curve(panel: Any, result: dict[str, Any], epochs: list[dict[str, Any]], col
         color=colour,
         linestyle='-' if measured else '--',
         linewidth=1.8,
-        label=f'{result["method"]}  {100 * result["test_accuracy"]:.1f} %',
+        label=f'{result["method"]}  {100 * result["test_accuracy"]:.1f} %'
+        + ('' if measured else ' (line: training)'),
     )
 
 

@@ -124,6 +124,9 @@ def test_a_scene_task_is_a_tfds_source(task, tmp_path, monkeypatch):
     drawn = {scenes.draw(task, i)[0].tobytes(): scenes.draw(task, i)[1] for i in range(24)}
     read = {train.read(j).tobytes(): int(train.labels[j]) for j in range(24)}
     assert read == drawn
+    test = source.splits['test']  # numbers of its own
+    drawn = {scenes.draw(task, 100_000 + i)[0].tobytes() for i in range(12)}
+    assert {test.read(j).tobytes() for j in range(12)} == drawn
 
 
 def test_tasks_name_what_the_builders_make():

@@ -25,6 +25,7 @@ from jax_prompt.data.builders.parts import as_png, consecutive, describe
 
 SIZE = 32
 COUNTS = {'train': 800, 'validation': 200, 'test': 1000}
+_FIRST_TEST = 100_000
 _FINE = 4  # scenes are drawn this many times larger, then averaged
 _SIDE = SIZE * _FINE
 
@@ -37,11 +38,12 @@ class JaxPromptScenes(tfds.core.GeneratorBasedBuilder):
     """Scenes of 32x32 pixels; the configs are the tasks."""
 
     BUILDER_CONFIGS: ClassVar[list] = [
-        tfds.core.BuilderConfig(name=name, version='2.0.0')
+        tfds.core.BuilderConfig(name=name, version='2.0.1')
         for name in ('count', 'position', 'orientation', 'distance')
     ]
-    VERSION = tfds.core.Version('2.0.0')
+    VERSION = tfds.core.Version('2.0.1')
     RELEASE_NOTES: ClassVar[dict] = {
+        '2.0.1': 'Test scenes have numbers far from the others.',
         '2.0.0': 'Easier: warm balls are asked about, cool ones distract.',
         '1.0.0': 'First.',
     }
@@ -54,7 +56,10 @@ class JaxPromptScenes(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager
-        return {name: self._generate_examples(i) for name, i in consecutive(COUNTS).items()}
+        numbers = consecutive(COUNTS)
+        # The recipes were chosen on scenes 800 to 1,399: test begins far behind them.
+        numbers['test'] = range(_FIRST_TEST, _FIRST_TEST + COUNTS['test'])
+        return {name: self._generate_examples(i) for name, i in numbers.items()}
 
     def _generate_examples(self, index: range) -> Iterator[tuple[str, dict[str, Any]]]:
         for i in index:
