@@ -3,9 +3,8 @@
     python launch/train.py --config configs/quickstart.py:task=digits,method=spt_deep --workdir DIR
 
 Tasks: `digits`, `orientation`, and the others of `configs/offline.py`. A run trains 800 images
-once, by a learning rate that was chosen on the validation splits beforehand, so that all ten runs
-of `launch/quickstart.sh` take less than three minutes on two cores. `search=True` repeats the
-choice.
+once, by a learning rate that was chosen on the validation splits beforehand. All ten runs of
+`launch/quickstart.sh` take some 350 seconds of processor time. `search=True` repeats the choice.
 """
 
 from jax_prompt.data.tasks import find_task
