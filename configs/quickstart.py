@@ -3,8 +3,8 @@
     python launch/train.py --config configs/quickstart.py:task=digits,method=spt_deep --workdir DIR
 
 Tasks: `digits`, `orientation`, and the others of `configs/offline.py`. A run trains 800 images
-once, by a learning rate that was chosen on the validation splits beforehand. All ten runs of
-`launch/quickstart.sh` take some 350 seconds of processor time. `search=True` repeats the choice.
+once, by a learning rate that was chosen on the validation splits beforehand.
+`search=True` repeats the choice. On digits `vpt_deep` took 36 seconds of processor time, `lion` 47.
 """
 
 from jax_prompt.data.tasks import find_task
