@@ -112,10 +112,10 @@ def frozen_spec(path: str, shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
     Leaves outside the stacked blocks, small ones and those without such an axis stay whole. The
     layer axis itself is never split: the loop over blocks takes one layer at a time.
 
-    >>> frozen_spec('backbone/blocks_00_12/mlp/fc1/kernel', (12, 768, 3072), 4)
-    PartitionSpec(None, None, 'fsdp')
-    >>> frozen_spec('backbone/blocks_00_12/mlp/fc1/bias', (12, 3072), 4)
-    PartitionSpec()
+    >>> tuple(frozen_spec('backbone/blocks_00_12/mlp/fc1/kernel', (12, 768, 3072), 4))
+    (None, None, 'fsdp')
+    >>> tuple(frozen_spec('backbone/blocks_00_12/mlp/fc1/bias', (12, 3072), 4))
+    ()
     """
     stacked = any(segment_span(name) for name in path.split('/'))
     axes = [axis for axis in range(1, len(shape)) if shape[axis] % fsdp == 0]

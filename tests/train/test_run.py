@@ -222,9 +222,10 @@ def test_predictions_of_image_files(make_config, tmp_path):
     run(make_config(), tmp_path / 'run', quiet=True)
     images = tmp_path / 'images'
     images.mkdir()
-    for name, level in (('a_dark', 20), ('b_bright', 200)):
-        grey = np.full((40, 50, 3), level, np.uint8)
-        (images / f'{name}.png').write_bytes(encode(grey))
+    rng = np.random.default_rng(1)
+    for name, level in (('a_dark', 0), ('b_bright', 90)):
+        noise = (rng.integers(0, 120, (40, 50, 3)) + level).astype(np.uint8)  # as in the pack
+        (images / f'{name}.png').write_bytes(encode(noise))
     args = ('--workdir', tmp_path / 'run', images, '--top', 2)
     done = _launch('predict.py', *args, '--format', 'jsonl')
     assert done.returncode == 0, done.stderr
