@@ -10,35 +10,12 @@ tested once. `configs/quickstart.py` is shorter and does not choose.
 
 from jax_prompt.data.tasks import find_task
 from jax_prompt.methods import get_method
-from jax_prompt.train.calibrate import Calibration
-from jax_prompt.train.config import Engine, Model, RunConfig, parse_arg, to_config_dict
-from jax_prompt.train.optim import Optim
-
-# Methods that train on cached features: an epoch takes a fraction of a second.
-_CACHED = ('linear', 'mlp')
-# Prototypes are several times as long as the random prompts of VPT, so their steps are too.
-_GRIDS = {'full': (1e-4, 3e-4, 1e-3), 'spt_deep': (3e-2, 1e-1, 3e-1), 'spt_shallow': (3e-2, 1e-1)}
+from jax_prompt.train.config import parse_arg, to_config_dict
+from jax_prompt.train.recipes import offline
 
 
 def get_config(arg=None):
     """Returns the config of `task=...,method=...`."""
     chosen = parse_arg(arg, task='orientation', method='spt_deep')
-    method = get_method(chosen['method'])
-    config = RunConfig(
-        data=find_task(chosen['task']).data,
-        backbone='vit_micro',
-        method=method.name,
-        num_prompts=8,
-        weight_decay=1e-4,
-        head_weight_decay=1e-4,
-        epochs=100 if method.name in _CACHED else 20,
-        batch_size=8,
-        search_lrs=_GRIDS.get(method.name, (1e-2, 3e-2, 1e-1)),
-        # Small images need small equilibrium blocks.
-        tuner={'channels': 8, 'width': 32} if method.name == 'lion' else {},
-        calibration=Calibration(construction='random'),
-        optim=Optim(warmup_epochs=1.0),
-        model=Model(scan=False, remat='none'),
-        engine=Engine(num_devices=1, eval_batch_size=200),
-    )
-    return to_config_dict(config)
+    method = get_method(chosen['method']).name
+    return to_config_dict(offline(find_task(chosen['task']).data, method))

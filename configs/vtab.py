@@ -18,64 +18,30 @@ from ml_collections import ConfigDict
 
 from jax_prompt.data.vtab import TASKS
 from jax_prompt.methods import get_method
-from jax_prompt.train.calibrate import Calibration
 from jax_prompt.train.config import RunConfig, parse_arg, to_config_dict
-from jax_prompt.train.optim import Optim
+from jax_prompt.train.recipes import published
 
-_DECAYS = (0.01, 0.001, 0.0001, 0.0)
-_LRS = (50.0, 25.0, 10.0, 5.0, 2.5, 1.0, 0.5, 0.25, 0.1, 0.05)
-_FULL_LRS = (0.005, 0.001, 0.0005, 0.0001)
 # Prompts a layer of VPT-deep, in the order of the tasks.
-_PROMPTS = (10, 10, 10, 1, 1, 50, 5, 100, 100, 10, 1, 50, 200, 100, 50, 10, 50, 200, 200)
-
-
-def _vpt(method: str) -> tuple[dict, dict]:
-    """Returns the settings of the protocol, and the number of prompts by task."""
-    batch = 1024 if method == 'linear' else 64
-    lrs = _FULL_LRS if method == 'full' else _LRS
-    settings = {
-        'batch_size': batch,
-        'search_lrs': tuple(lr * batch / 256 for lr in lrs),
-        'search_weight_decays': _DECAYS,
-        'optim': Optim('sgd', momentum=0.9, warmup_epochs=10.0, per_epoch=True),
-    }
-    if method == 'vpt_deep':
-        names = (task.name for task in TASKS)
-        return {**settings, 'tuner': {'dropout_rate': 0.1}}, dict(zip(names, _PROMPTS, strict=True))
-    return settings, {}
-
-
-def _adamw(method: str) -> dict:
-    lrs = (1e-5, 3e-5, 1e-4, 3e-4) if method == 'full' else (1e-3, 3e-3, 1e-2, 3e-2)
-    return {
-        'batch_size': 64,
-        'search_lrs': lrs,
-        'search_weight_decays': (0.01, 0.0001),
-        'optim': Optim('adamw', warmup_epochs=10.0),
-    }
+_COUNTS = (10, 10, 10, 1, 1, 50, 5, 100, 100, 10, 1, 50, 200, 100, 50, 10, 50, 200, 200)
+_PROMPTS = dict(zip((task.name for task in TASKS), _COUNTS, strict=True))
 
 
 def get_config(arg=None):
     """Returns the config of `method=...,backbone=...,protocol=...`."""
     chosen = parse_arg(arg, method='vpt_deep', backbone='vit_b16_224', protocol='adamw')
     method, protocol = get_method(chosen['method']).name, chosen['protocol']
-    if protocol not in ('vpt', 'adamw'):
-        raise ValueError(f"protocol is {protocol!r}; allowed: 'vpt', 'adamw'")
-    settings, prompts = _vpt(method) if protocol == 'vpt' else (_adamw(method), {})
     run = RunConfig(
         data=TASKS[0].name,
         backbone=chosen['backbone'],
         method=method,
-        epochs=100,
         train_on='train+val',
-        calibration=Calibration(construction='mean'),
-        **settings,
+        **published(method, protocol),
     )
     values = {
         'name': 'vtab',
         'tasks': tuple(task.name for task in TASKS),
         'seeds': (42, 44, 82),
-        'num_prompts': prompts,
+        'num_prompts': _PROMPTS if protocol == 'vpt' and method == 'vpt_deep' else {},
         'protocol_view': True,
     }
     return ConfigDict({**values, 'run': to_config_dict(run)}).lock()

@@ -11,6 +11,7 @@ from jax_prompt.core.method import Method, Transform, nearest, nothing
 from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec, Cut
 from jax_prompt.core.tuner import Tuner
 from jax_prompt.tuners.adapter import Adapter
+from jax_prompt.tuners.bias import Biases
 from jax_prompt.tuners.compose import Compose
 from jax_prompt.tuners.dvpt import DVPT
 from jax_prompt.tuners.e2vpt import E2VPT
@@ -20,6 +21,7 @@ from jax_prompt.tuners.lora import LoRA
 from jax_prompt.tuners.mlp import MLPHead
 from jax_prompt.tuners.moment import MomentProbing
 from jax_prompt.tuners.partial import Partial
+from jax_prompt.tuners.pixel import BorderPrompt, ChannelPrompt
 from jax_prompt.tuners.robust import RobustTraining
 from jax_prompt.tuners.sidetune import SideTune
 from jax_prompt.tuners.snf import SNF
@@ -31,12 +33,8 @@ def _everything(path: str, tuner: Tuner, spec: BackboneSpec) -> bool:
     return True
 
 
-def _biases(path: str, tuner: Tuner, spec: BackboneSpec) -> bool:
-    return path.rsplit('/', 1)[-1] == 'bias'
-
-
-def _last_blocks(path: str, tuner: Tuner, spec: BackboneSpec) -> bool:
-    assert isinstance(tuner, Partial)
+def _named(path: str, tuner: Tuner, spec: BackboneSpec) -> bool:
+    assert isinstance(tuner, Biases | ChannelPrompt | Partial)
     return tuner.trains(path, spec)
 
 
@@ -73,12 +71,18 @@ def _lion(tuner: Tuner, spec: BackboneSpec) -> Cut:
 
 _ROWS = (
     Method('linear', 'the head alone, on frozen features', cut=_at_features),
-    Method('full', 'every weight of the backbone and the head', trains=_everything),
+    Method(
+        'full',
+        'every weight of the backbone and the head',
+        trains=_everything,
+        batch_statistics=True,
+    ),
     Method(
         'retrain',
         'every weight, from random initialisation',
         trains=_everything,
         pretrained=False,
+        batch_statistics=True,
     ),
     Method(
         'vpt_shallow',
@@ -146,6 +150,13 @@ _ROWS = (
         {'deep': True},
         cut=_at_first_prompt,
     ),
+    Method('vpt_pad', 'a learned border of P pixels around the image (Jia et al.)', BorderPrompt),
+    Method(
+        'vpt_channels',
+        'P learned input channels beside the colours (Jia et al.)',
+        ChannelPrompt,
+        trains=_named,
+    ),
     Method(
         'lion',
         'equilibrium blocks on the image and on the features (LION, eq. 1-6)',
@@ -157,10 +168,10 @@ _ROWS = (
         'partial',
         'the last k blocks and the final norm (option last)',
         Partial,
-        trains=_last_blocks,
+        trains=_named,
         cut=_at_first_trained,
     ),
-    Method('bias', 'the biases of the backbone (BitFit)', trains=_biases),
+    Method('bias', 'the biases of the backbone (BitFit)', Biases, trains=_named),
     Method(
         'mlp', 'a head of k layers on frozen features (option layers)', MLPHead, cut=_at_features
     ),
@@ -186,7 +197,7 @@ _ROWS = (
     Method('ssf', 'a scale and a shift after each operation (Lian et al., arXiv:2210.08823)', SSF),
     Method(
         'adapter',
-        'a bottleneck after the MLP of each block (Houlsby et al., arXiv:1902.00751)',
+        'a bottleneck in each block (Houlsby et al., arXiv:1902.00751)',
         Adapter,
         cut=_at_first_layer,
     ),
@@ -261,6 +272,7 @@ def _combine(name: str, rows: tuple[Method, ...]) -> Combined:
         trains=trains,
         cut=cut,
         calibrated=any(row.calibrated for row in rows),
+        batch_statistics=any(row.batch_statistics for row in rows),
         rows=rows,
     )
 
@@ -279,3 +291,17 @@ def get_method(name: str) -> Method:
     if '+' in name:
         return _combine(name, tuple(METHODS[part] for part in name.split('+')))
     return METHODS[name]
+
+
+def check_fits(method: Method, tuner: Tuner, spec: BackboneSpec) -> None:
+    """Checks that a backbone has what a method puts its prompts among.
+
+    Raises:
+      ValueError: prompts among tokens, and a backbone without attention; names what fits.
+    """
+    if tuner.prompt_length and not spec.num_heads:
+        fits = [row.name for row in METHODS.values() if not row.make_tuner().prompt_length]
+        raise ValueError(
+            f'method {method.name!r} puts prompts among tokens, and a {spec.family} has none; '
+            f'allowed: {", ".join(fits)} (vpt_pad and vpt_channels are its prompts)'
+        )

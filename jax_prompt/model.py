@@ -1,6 +1,6 @@
 """Classifier = backbone + tuner + head, with parameters {'backbone', 'tuner', 'head'}."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jax_prompt.core.method import Method
 from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec, Cut
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
+from jax_prompt.methods import check_fits
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,16 @@ class Classifier:
     tuner: Tuner
     num_classes: int
     head_std: float = 0.02
+
+    @property
+    def mixes_examples(self) -> bool:
+        """Whether in training an image's result depends on the others of its batch.
+
+        A batch then has to be computed whole: by batch norms of the batch, or prompts in windows of
+        other images.
+        """
+        by_batch = getattr(self.backbone.config, 'batch_statistics', False)
+        return by_batch or self.tuner.mixes_images
 
     def init(self, key: jax.Array) -> Tree:
         """Returns random parameters {'backbone', 'tuner', 'head'}, float32."""
@@ -93,13 +104,7 @@ class Classifier:
                 train=train,
                 start=start,
             )
-        place = Place(
-            shared=tuner_params.get('shared', {}),
-            key=key,
-            train=train,
-            probe=tuner_params['probe'],
-            image=x if start.at_image else None,
-        )
+        place = Place.outside(tuner_params, x if start.at_image else None, key, train)
         features = self.tuner.features(place, features, raw)
         head = params['head']
         return features.astype(jnp.float32) @ head['kernel'] + head['bias']
@@ -131,11 +136,15 @@ def build_classifier(
       **options: the tuner's options (`method.options()` lists them).
 
     Raises:
-      ValueError: fewer than two classes, or an option that the method has not.
+      ValueError: fewer than two classes, an option that the method has not, or a method that does
+        not fit the backbone.
     """
     if num_classes < 2:
         raise ValueError(f'{num_classes} class; a classifier needs at least 2')
+    if method.batch_statistics and hasattr(config, 'batch_statistics'):
+        config = replace(config, batch_statistics=True)  # type: ignore[arg-type]
     spec, tuner = config.spec(), method.make_tuner(**options)
+    check_fits(method, tuner, spec)
     asked, cut = tuner.prompt_layers(spec), method.cut(tuner, spec)
     ends = [asked[0], asked.stop] if len(asked) > 1 else [asked[0]] if len(asked) else []
     wanted = {*ends, *tuner.seams(spec), cut.block}

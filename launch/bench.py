@@ -1,6 +1,7 @@
 """Measures the train step against PyTorch, and the operations that the step is made of.
 
     python launch/bench.py step --arch vit_ti16_224 --batch 8 --prompts 50 --rival torch
+    python launch/bench.py forward --arch vit_ti16_224 --batch 64
     python launch/bench.py ops --arch vit_ti16_224 --batch 8 --prompts 50
 
 `step`: VPT-deep, prompts and head by SGD with momentum. Each side is a process of its own on the
@@ -10,7 +11,8 @@ the turns counts. Memory is a side's resident set (on a GPU the device's own fig
 the whole process, and the peak of the timed steps above what was resident before the first step.
 JAX's side finds its programs in a compilation cache that a process before it filled, as every run
 after the first does: the compiler's own memory would otherwise count as the step's. `--remat save
-full` and `--rival torch torch_compile` run more sides at once.
+full` and `--rival torch torch_compile` run more sides at once. A batch is computed in the parts
+that a run would choose, `--micro_batch` says otherwise. `forward` is the same for evaluation.
 
 Measure on an idle machine. Where other work shares the cores, PyTorch's OpenMP threads spin, and
 small models look up to 30 times slower than they are: a busy machine is warned of.
@@ -46,6 +48,7 @@ from jax_prompt.backbones.vit_config import ViTConfig
 
 RIVALS = ('torch', 'torch_compile')
 REMATS = ('none', 'save', 'full')
+SETTINGS = ('command', 'arch', 'threads', 'dtype', 'precision', 'micro_batch')
 FILES = {name: f'bench_{name}' for name in ('methods', 'deq', 'kmeans', 'population')}
 # How far the losses of the first steps may lie apart, relatively.
 TOLERANCE = {'float32': 1e-4, 'reduced': 3e-2}
@@ -106,13 +109,14 @@ def serve(args: argparse.Namespace) -> None:
 
         side = JaxSide(replace(config, remat=args.side.partition('_')[2]), problem, settings)
     side.wait()
+    act = side.evaluate if settings['command'] == 'forward' else side.train_step
     before = resident('VmRSS')
     reset_peak()
     start = time.perf_counter()
-    losses = [float(side.train_step())]
+    losses = [float(act())]
     side.wait()
     first, first_peak = time.perf_counter() - start, resident('VmHWM')
-    losses += [float(side.train_step()) for _ in range(4)]
+    losses += [float(act()) for _ in range(4)]
     reset_peak()
     answer = {'losses': losses, 'first_step_seconds': first, 'before_mb': before}
     print(json.dumps(answer), flush=True)
@@ -120,7 +124,7 @@ def serve(args: argparse.Namespace) -> None:
         steps = int(line)
         start = time.perf_counter()
         for _ in range(steps):
-            side.train_step()
+            act()
         side.wait()
         seconds = (time.perf_counter() - start) / steps
         peak = resident('VmHWM')
@@ -193,7 +197,7 @@ def bench_step(args: argparse.Namespace) -> dict[str, Any]:
     exact = args.dtype == 'float32' and args.precision == 'float32'
     with tempfile.TemporaryDirectory() as folder:
         settings = {
-            **{k: getattr(args, k) for k in ('arch', 'threads', 'dtype', 'precision')},
+            **{k: getattr(args, k) for k in SETTINGS},
             **{'lr': 0.05, 'weight_decay': 1e-3, 'momentum': 0.9},
             'problem': str(Path(folder) / 'problem.npz'),
             'cache': str(Path(folder) / 'compiled'),
@@ -264,8 +268,9 @@ def parse() -> argparse.Namespace:
     serving.add_argument('--side', required=True)
     serving.add_argument('--settings', required=True)
     step = commands.add_parser('step', help='the train step, against PyTorch')
+    forward = commands.add_parser('forward', help='evaluation with prompts, against PyTorch')
     ops = commands.add_parser('ops', help='attention and GELU in several forms')
-    for command in (step, ops):
+    for command in (step, forward, ops):
         command.add_argument('--arch', choices=sorted(VITS), default='vit_ti16_224')
         command.add_argument('--batch', type=int, default=8)
         command.add_argument('--prompts', type=int, default=50, help='prompts a layer')
@@ -273,11 +278,13 @@ def parse() -> argparse.Namespace:
         command.add_argument('--turns', type=int, default=5, help='turns of each side')
         command.add_argument('--steps', type=int, default=5, help='steps (or calls) a turn')
         command.add_argument('--out', type=Path, help='JSON file for the figures')
-    step.add_argument('--rival', choices=RIVALS, nargs='*', default=['torch'])
-    step.add_argument('--remat', choices=REMATS, nargs='+', default=['save'])
-    step.add_argument('--threads', type=int, default=2, help='of each side')
-    step.add_argument('--precision', choices=('float32', 'tensorfloat32'), default='float32')
-    step.add_argument('--no-huge-pages', action='store_true', help='plain malloc, on both sides')
+    for command in (step, forward):
+        command.add_argument('--rival', choices=RIVALS, nargs='*', default=['torch'])
+        command.add_argument('--remat', choices=REMATS, nargs='+', default=['save'])
+        command.add_argument('--micro_batch', type=int, default=0, help='0: as in a run')
+        command.add_argument('--threads', type=int, default=2, help='of each side')
+        command.add_argument('--precision', choices=('float32', 'tensorfloat32'), default='float32')
+        command.add_argument('--no-huge-pages', action='store_true', help='plain malloc')
     return parser.parse_args()
 
 
@@ -296,7 +303,7 @@ def main() -> None:
     print(json.dumps(result['machine']))
     if result['machine']['load_before'] > 0.5:
         print('warning: the machine is busy, the ratios are worth nothing', file=sys.stderr)
-    if args.command == 'step':
+    if args.command in ('step', 'forward'):
         result |= bench_step(args)
         show_step(result)
     else:

@@ -15,8 +15,9 @@ from jax_prompt.core.tree import split, unflatten
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
+from jax_prompt.train.memory import plan_step
 from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.step import Program, make_step
+from jax_prompt.train.step import Program, cross_entropy, make_step
 
 
 class JaxSide:
@@ -25,7 +26,7 @@ class JaxSide:
     Args:
       config: the `ViTConfig`.
       problem: arrays of `bench.make_problem`.
-      settings: lr, weight_decay, momentum, dtype, precision.
+      settings: lr, weight_decay, momentum, dtype, precision, micro_batch.
     """
 
     def __init__(self, config: ViTConfig, problem: Mapping[str, np.ndarray], settings: dict):
@@ -42,6 +43,14 @@ class JaxSide:
             'tuner': {'layers': {'prompts': jnp.asarray(problem['prompts'])}},
             'head': arrays['head'],
         }
+        plan = plan_step(
+            model.spec,
+            model.tuner,
+            len(problem['labels']),
+            remat=config.remat,
+            micro_batch=settings['micro_batch'],
+        )
+        self.micro_batch = plan.micro_batch or len(problem['labels'])
         trainable, frozen = split(params, lambda path: not path.startswith('backbone/'))
         self.frozen = jax.device_put(frozen)
         # So many epochs that the cosine has not moved at the steps that are run.
@@ -54,6 +63,7 @@ class JaxSide:
             image_size=config.image_size,
             mean=(0.5,) * 3,
             std=(0.5,) * 3,
+            micro_batch=plan.micro_batch,
         )
         decay = settings['weight_decay']
         self.state = program.init(jax.tree.map(jnp.array, trainable))
@@ -65,6 +75,7 @@ class JaxSide:
             jax.random.key(0),
         )
         self.lower = lambda: make_step.lower(program, self.state, self.frozen, *self.batch)
+        self.program, self.loss = program, jnp.zeros(())
         self.compiled: Any = None
 
     def train_step(self) -> Any:
@@ -74,9 +85,23 @@ class JaxSide:
         self.state, metrics = self.compiled(self.state, self.frozen, *self.batch)
         return metrics['loss']
 
+    def evaluate(self) -> Any:
+        """Runs the model on the batch and returns the loss, not yet waited for."""
+        if self.compiled is None:
+            program, (images, labels, *_) = self.program, self.batch
+
+            def loss(trainable: Any, frozen: Any, images: jax.Array) -> jax.Array:
+                logits = program.logits(trainable, frozen, images)
+                return jnp.mean(cross_entropy(logits, labels))
+
+            lowered = jax.jit(loss).lower(self.state.trainable, self.frozen, images)
+            self.compiled = lowered.compile()
+        self.loss = self.compiled(self.state.trainable, self.frozen, self.batch[0])
+        return self.loss
+
     def wait(self) -> None:
         """Waits until the device has done all steps."""
-        jax.block_until_ready(self.state)
+        jax.block_until_ready((self.state, self.loss))
 
     def facts(self) -> dict:
         """Returns versions, device and XLA's own figure of the step's scratch memory in MB."""
@@ -84,6 +109,7 @@ class JaxSide:
         facts = {
             'version': f'jax {jax.__version__}, jaxlib {jaxlib.__version__}',
             'device': device.device_kind,
+            'micro_batch': self.micro_batch,
             'scratch_mb': self.compiled.memory_analysis().temp_size_in_bytes / 1e6,
         }
         if device.platform != 'cpu':

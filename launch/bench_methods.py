@@ -1,11 +1,13 @@
 """Times a training step of every method, in forward passes of the bare network.
 
-    python launch/bench_methods.py --arch vit_ti16_224 --batch 8 [--methods lora ssf] [--out FILE]
+    python launch/bench.py methods --arch vit_ti16_224 --batch 8 [--methods lora ssf] [--out FILE]
+    python launch/bench.py methods --arch vit_ti16_224 --batch 32 --methods linear partial --uncut
 
 Each method trains from its cut, as the engine does where no augmentation is random: what lies
-before it (tokens, features, raw features) is made once and not timed. Random weights, one batch;
-medians over turns in which all methods and the forward pass take part (A B C A B C ...). Run it on
-an idle machine.
+before it (tokens, features, raw features) is made once and not timed. `--uncut` also times the step
+that starts from the image, `NAME uncut`: the ratio is that of an epoch. Random weights, one batch,
+in the parts that a run chooses; medians over turns in which all methods and the forward pass take
+part (A B C A B C ...). Run it on an idle machine.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS, get_method
 from jax_prompt.model import build_classifier
 from jax_prompt.train.cache import cached_cut, frozen_prefix
+from jax_prompt.train.memory import plan_step
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.step import Program, WithRaw, make_step
 
@@ -50,10 +53,12 @@ def _images(args: argparse.Namespace) -> jax.Array:
 class Step:
     """A method's training step on one batch, from its cut."""
 
-    def __init__(self, name: str, args: argparse.Namespace):
-        method = get_method(name)
+    def __init__(self, name: str, args: argparse.Namespace, cached: bool = True):
+        method, config = get_method(name), ARCHITECTURES[args.arch]
         options = method.with_prompts({}, args.prompts)
-        model = build_classifier(ARCHITECTURES[args.arch], method, CLASSES, **options)
+        plan = plan_step(config.spec(), method.make_tuner(**options), args.batch)
+        config = replace(config, remat=plan.remat)
+        model = build_classifier(config, method, CLASSES, **options)
         trains = method.predicate(model.tuner, model.spec)
         trainable, self.frozen = split(model.init(jax.random.key(0)), trains)
         program = Program(
@@ -65,16 +70,22 @@ class Step:
             image_size=model.spec.image_size,
             mean=(0.5,) * 3,
             std=(0.5,) * 3,
+            micro_batch=plan.micro_batch,
         )
         backbone, images = self.frozen.get('backbone', {}), _images(args)
-        cut = cached_cut(program, method.cut(model.tuner, model.spec), args.batch, 1e6, backbone)
+        budget = 1e6 if cached else 0.0
+        cut = cached_cut(program, method.cut(model.tuner, model.spec), args.batch, budget, backbone)
         self.data: Any = images
-        if not cut.at_image:
+        if not cached:
+            pass
+        elif not cut.at_image:
             self.data = jnp.asarray(frozen_prefix(program, cut, backbone, images, args.batch))
         elif model.tuner.needs_raw():
             raw = frozen_prefix(program, FEATURES, backbone, images, args.batch)
             self.data = WithRaw(images, jnp.asarray(raw))
-        self.program = replace(program, start=cut)
+        at_features = cut >= FEATURES  # nothing runs there that parts would make smaller
+        micro_batch = 0 if at_features else plan.micro_batch
+        self.program = replace(program, start=cut, micro_batch=micro_batch)
         self.added = count(trainable) - count(trainable['head'])
         labels = jnp.zeros(args.batch, jnp.int32)
         hyper = Hyper(*(jnp.float32(x) for x in (1e-3, 0.0, 0.0)))
@@ -98,12 +109,15 @@ def main() -> None:
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--prompts', type=int, default=10, help='prompts a layer')
     parser.add_argument('--methods', nargs='*', default=[m for m in METHODS if m != 'retrain'])
+    parser.add_argument('--uncut', action='store_true', help='also each step from the image')
     parser.add_argument('--turns', type=int, default=5)
     parser.add_argument('--out', type=Path, help='JSON file for the figures')
     args = parser.parse_args()
     steps = {'forward pass': forward_pass(args)}
     for name in args.methods:
         steps[name] = Step(name, args)
+        if args.uncut:
+            steps[f'{name} uncut'] = Step(name, args, cached=False)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(args.turns + 1):
         for name, step in steps.items():

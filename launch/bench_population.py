@@ -28,14 +28,7 @@ import numpy as np
 from bench_machine import machine
 
 from jax_prompt.core.tree import Tree
-from jax_prompt.train.build import (
-    Prefixed,
-    build_backbone,
-    build_program,
-    init_params,
-    load_split,
-    open_data,
-)
+from jax_prompt.train.build import Prefixed, build_backbone, build_program, init_params
 from jax_prompt.train.config import RunConfig, resolve
 from jax_prompt.train.log import read_metrics
 from jax_prompt.train.loop import fit
@@ -43,6 +36,7 @@ from jax_prompt.train.optim import Hyper
 from jax_prompt.train.parallel import replicate
 from jax_prompt.train.population import fit_population
 from jax_prompt.train.sizing import Population, choose_size
+from jax_prompt.train.splits import load_split, open_data
 from jax_prompt.train.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[1]

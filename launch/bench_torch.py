@@ -148,6 +148,14 @@ class TorchSide:
         self.optimizer.step()
         return loss.detach()
 
+    @torch.inference_mode()
+    def evaluate(self) -> torch.Tensor:
+        """Runs the model on the batch and returns the loss."""
+        cast = torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
+        with cast:
+            logits = self.model(self.images)
+        return F.cross_entropy(logits.float(), self.labels)
+
     def wait(self) -> None:
         """Waits until the device has done all steps."""
         if self.device.type == 'cuda':

@@ -6,12 +6,11 @@ machines as share DIR; --list only shows how things stand. The exit code is 0 wh
 when something failed or is to do, 2 for wrong input. docs/benchmark.md says the rest.
 """
 
-import os
 import sys
 from pathlib import Path
 
-import jax
-from absl import app, flags, logging
+import startup
+from absl import app, flags
 from ml_collections import config_flags
 
 from jax_prompt.train.benchmark import resolve_benchmark, show, standing, table_of
@@ -29,21 +28,11 @@ _DEAD = flags.DEFINE_float(
     'A process of another machine that is silent for so long is taken for gone.',
     lower_bound=1.0,
 )
-_COMPILED = flags.DEFINE_string(
-    'compilation_cache',
-    os.path.join(os.path.expanduser('~'), '.cache', 'jax_prompt', 'xla'),
-    "Where compiled programs are kept between runs; '' keeps none.",
-)
 
 
 def main(argv: list[str]) -> None:
     """Runs or lists the benchmark of the config."""
-    if len(argv) > 1:
-        raise app.UsageError(f'unknown arguments {argv[1:]}; options start with --')
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of each file at INFO
-    if _COMPILED.value:
-        jax.config.update('jax_compilation_cache_dir', _COMPILED.value)
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+    startup.start(argv)
     root = Path(str(_RESULTS.value))
     dead = _DEAD.value
     try:
@@ -64,5 +53,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+    flags.adopt_module_key_flags(startup)
     flags.mark_flags_as_required(['config', 'results'])
     app.run(main)

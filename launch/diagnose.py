@@ -36,10 +36,10 @@ from jax_prompt.evals.diagnostics import (
     normalised_mutual_information,
 )
 from jax_prompt.evals.record import find_parts, record, solve_residuals
-from jax_prompt.train.build import load_split, open_data
 from jax_prompt.train.log import write_json
 from jax_prompt.train.restore import Restored, restore
 from jax_prompt.train.snapshots import find_snapshots, load_snapshot
+from jax_prompt.train.splits import load_split, open_data
 from jax_prompt.tuners.gated import GatedVPT
 
 _BATCH = 8  # images recorded at once: the tokens of all layers are kept

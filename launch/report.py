@@ -13,11 +13,11 @@ where matplotlib is installed (pip install 'jax-prompt[quickstart]'), each plot 
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jax_prompt.core.files import whole_file
 from jax_prompt.evals import papers, rows
 from jax_prompt.evals.collect import from_workdir
 from jax_prompt.evals.page import to_html
@@ -149,9 +149,8 @@ def draw(scatters: Sequence[Scatter], out: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    part.write_text(text, encoding='utf-8')
-    os.replace(part, path)
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def main() -> None:

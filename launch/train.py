@@ -4,12 +4,12 @@ All devices of this machine take part. With --distributed, and started once in e
 of all processes: launch/slurm.sh, launch/tpu_vm.sh and docs/scaling.md.
 """
 
-import os
 import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+import startup
+from absl import app, flags
 from ml_collections import config_flags
 
 from jax_prompt.train.config import resolve
@@ -22,11 +22,6 @@ _FAILURES = (ValueError, FileNotFoundError, NonFiniteLoss, Unconverged)
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'A file with get_config(arg).')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.')
-_COMPILED = flags.DEFINE_string(
-    'compilation_cache',
-    os.path.join(os.path.expanduser('~'), '.cache', 'jax_prompt', 'xla'),
-    "Where compiled programs are kept between runs; '' keeps none.",
-)
 _DISTRIBUTED = flags.DEFINE_boolean(
     'distributed',
     False,
@@ -46,12 +41,7 @@ _HEARTBEAT = flags.DEFINE_integer(
 
 def main(argv: list[str]) -> None:
     """Resolves the config and runs it; wrong input ends with its message and exit code 2."""
-    if len(argv) > 1:
-        raise app.UsageError(f'unknown arguments {argv[1:]}; options start with --')
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of each file at INFO
-    if _COMPILED.value:
-        jax.config.update('jax_compilation_cache_dir', _COMPILED.value)
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+    startup.start(argv)
     if _DISTRIBUTED.value:
         _run_distributed()
         return
@@ -75,5 +65,6 @@ def _run_distributed() -> None:
 
 
 if __name__ == '__main__':
+    flags.adopt_module_key_flags(startup)
     flags.mark_flags_as_required(['config', 'workdir'])
     app.run(main)

@@ -36,6 +36,8 @@ ADDED = {
     'dvpt_spt': 3 * PROMPTS * 32 + DVPT,
     'gated_vpt': PROMPTS * 32 + 2 + 3,
     'e2vpt': 3 * (PROMPTS + 5) * 32,
+    'vpt_pad': 3 * 16**2 - 3 * (16 - 2 * PROMPTS) ** 2,
+    'vpt_channels': PROMPTS * (16**2 + 4**2 * 32),
     'lion': LION,
     'lora': 3 * 8 * (32 + 96),
     'ssf': 2 * (2 * 32 + 3 * (2 * 32 + 96 + 32 + 64 + 32)),

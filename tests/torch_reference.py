@@ -78,6 +78,24 @@ def torchvision_swin():
 
 
 @cache
+def timm_resnet():
+    """Returns the module `timm.models.resnet`."""
+    timm_vit()
+    from timm.models import resnet
+
+    return resnet
+
+
+@cache
+def torchvision_resnet():
+    """Returns the module `torchvision.models.resnet`."""
+    timm_vit()
+    from torchvision.models import resnet
+
+    return resnet
+
+
+@cache
 def transformers():
     """Returns the package `transformers`."""
     timm_vit()
@@ -99,4 +117,31 @@ def randomise(module, seed: int = 0, scale: float = 0.2):
             noise = torch.randn(parameter.shape, generator=generator) * scale
             centre = 1.0 if 'norm' in name and name.endswith('weight') else 0.0
             parameter.copy_(noise / max(parameter.shape[-1], 1) ** 0.25 + centre)
+    return module.eval()
+
+
+def randomise_norms(module, images, seed: int = 0, scale: float = 0.2):
+    """Gives every batch norm random weights, and running statistics near those of some images.
+
+    Statistics far from the images' would let a deep network grow or vanish; so would weights near 1
+    let the sum of its blocks grow.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    norms = [m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+    def noise(like):
+        return scale * torch.randn(like.shape, generator=generator)
+
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.copy_(0.3 + 0.3 * noise(norm.weight))
+            norm.bias.copy_(noise(norm.bias))
+            norm.momentum = 1.0
+        module.train()(images)
+        for norm in norms:
+            norm.momentum = 0.1
+            norm.running_mean += noise(norm.running_mean) * norm.running_var.sqrt()
+            norm.running_var *= noise(norm.running_var).exp()
     return module.eval()

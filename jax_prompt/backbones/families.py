@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jax_prompt.backbones import swin, vit
+from jax_prompt.backbones import resnet, swin, vit
 from jax_prompt.backbones.table import Config
 from jax_prompt.core.backbone import Backbone
 from jax_prompt.core.tree import Tree
@@ -31,6 +31,7 @@ class Family:
 FAMILIES: Mapping[str, Family] = {
     'vit': Family(vit.ViT, vit.adapt, vit.run_block),
     'swin': Family(swin.Swin, swin.adapt, swin.run_block),
+    'resnet': Family(resnet.ResNet, resnet.adapt),
 }
 
 

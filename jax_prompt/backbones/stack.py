@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_prompt.core.devices import whole
-from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.spec import BackboneSpec, Cut
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
 
@@ -112,6 +112,27 @@ class Stack:
         for i in range(last - first):
             x, _ = body(x, jax.tree.map(lambda leaf, i=i: leaf[i], inputs))
         return x
+
+
+def check_cuts(name: str, depth: int, seams: Collection[int], start: Cut, stop: Cut) -> None:
+    """Checks that a stretch of a backbone begins and ends where its stacked blocks do.
+
+    Args:
+      name: the family's name, for the message.
+      depth: L, blocks.
+      seams: layers at which segments begin and end, 0 among them.
+      start: where the input stands.
+      stop: where the output stands.
+
+    Raises:
+      ValueError: a block that is no seam.
+    """
+    for cut in (start, stop):
+        if 0 <= cut.block < depth and cut.block not in seams:
+            raise ValueError(
+                f'block {cut.block} is no seam of this {name}; seams: {sorted(set(seams))}. '
+                'Build it with seams=(that block,)'
+            )
 
 
 def _insert(x: jax.Array, prompts: jax.Array, lead: int) -> jax.Array:

@@ -21,15 +21,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 
-from jax_prompt.backbones.stack import Stack
+from jax_prompt.backbones.stack import Stack, check_cuts
 from jax_prompt.backbones.swin_config import SwinConfig, merge_name
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, segment_name, segments, stack_layers
 from jax_prompt.core.tuner import Place, Tuner
-from jax_prompt.nn.layers import drop_path
-from jax_prompt.nn.transformer import Mlp, PatchEmbed
+from jax_prompt.nn.transformer import Mlp, PatchEmbed, pre_norm_block
 from jax_prompt.nn.windows import (
     WindowAttention,
     Windows,
@@ -39,7 +37,7 @@ from jax_prompt.nn.windows import (
 
 
 class Block(nn.Module):
-    """A pre-norm block: x + attention(ln1(x)), then x + mlp(ln2(x)), with the tuner's hooks.
+    """One block: `pre_norm_block` with attention within windows.
 
     Attributes:
       config: the Swin's configuration.
@@ -54,26 +52,20 @@ class Block(nn.Module):
         self, x: jax.Array, tuner: Tuner, place: Place, drop_rate: Any, windows: Windows
     ) -> jax.Array:
         cfg, i = self.config, self.stage
-        norm = partial(nn.LayerNorm, epsilon=cfg.norm_epsilon, dtype=jnp.float32)
-        keys: Any = (None, None)
-        if cfg.drop_path_rate > 0.0 and place.train and place.key is not None:
-            keys = jax.random.split(jax.random.fold_in(place.key, 1), 2)
-
-        start = x
-        y = tuner.after(place, 'ln1', x, norm(name='ln1')(x))
         attention = WindowAttention(
             cfg.num_heads[i], cfg.window_of(i), cfg.qkv_bias, cfg.dtype, name='attn'
         )
-        z = tuner.after(place, 'attn', y, attention(y, tuner, place, windows))
-        x = tuner.after(place, 'shortcut1', x, x)
-        x = checkpoint_name(x + drop_path(keys[0], z, drop_rate).astype(x.dtype), 'mid')
-
-        y = tuner.after(place, 'ln2', x, norm(name='ln2')(x))
-        z = Mlp(cfg.mlp_dim_of(i), cfg.dtype, name='mlp')(y, tuner, place)
-        z = tuner.after(place, 'mlp', y, z)
-        x = tuner.after(place, 'shortcut2', x, x)
-        x = x + drop_path(keys[1], z, drop_rate).astype(x.dtype)
-        return tuner.after(place, 'block', start, x)
+        mlp = Mlp(cfg.mlp_dim_of(i), cfg.dtype, name='mlp')
+        return pre_norm_block(
+            x,
+            partial(attention, tuner=tuner, place=place, windows=windows),
+            partial(mlp, tuner=tuner, place=place),
+            tuner,
+            place,
+            drop_rate,
+            norm_epsilon=cfg.norm_epsilon,
+            drops=cfg.drop_path_rate > 0.0,
+        )
 
 
 class Merge(nn.Module):
@@ -153,27 +145,16 @@ class Swin(nn.Module):
         """
         tuner, params, cfg = tuner or Tuner(), tuner_params or {}, self.config
         seams = (*cfg.starts, *self.seams)
-        for cut in (start, stop):
-            if 0 <= cut.block < cfg.depth and cut.block not in seams:
-                raise ValueError(
-                    f'block {cut.block} is no seam of this Swin; seams: {sorted(set(seams))}. '
-                    'Build it with seams=(that block,)'
-                )
-        place = Place(
-            shared=params.get('shared', {}),
-            key=key,
-            train=train,
-            probe=params.get('probe', {}),
-            image=x if start.at_image else None,
-        )
+        check_cuts('Swin', cfg.depth, seams, start, stop)
+        place = Place.outside(params, x if start.at_image else None, key, train)
         if start.at_image:
             x = self._embed(tuner.image(place, x), tuner, place)
         if bare_patches:
             return x
-        rates = jnp.linspace(0.0, cfg.drop_path_rate, cfg.depth)
-        stack = Stack(cfg.spec(), seams, rates, cfg.remat, cfg.scan)
+        rates, spec = jnp.linspace(0.0, cfg.drop_path_rate, cfg.depth), cfg.spec()
+        stack = Stack(spec, seams, rates, cfg.remat, cfg.scan)
         for first, last in segments(cfg.depth, seams):
-            stage = stage_of(cfg, first)
+            stage = spec.stage_index(first)
             if first in cfg.starts[1:] and max(start.block, 0) < first <= stop.block:
                 x = Merge(cfg, stage - 1, name=merge_name(first))(x, tuner, place)
             inside = first >= max(start.block, 0) and last <= stop.block
@@ -211,11 +192,6 @@ class Swin(nn.Module):
         first = 0 if cfg.pool == 'mean_prompts' else x.shape[1] - num_patches
         features = jnp.mean(kept[:, first:], axis=1)
         return tuner.pool(place, normed, features) if tuner.needs_tokens() else features
-
-
-def stage_of(config: SwinConfig, layer: int) -> int:
-    """Returns the index of the stage that a layer is in."""
-    return max(i for i, first in enumerate(config.starts) if first <= layer)
 
 
 def _windows(config: SwinConfig, stage: int, layer: Any) -> Windows:
@@ -257,10 +233,10 @@ def adapt(tree: Tree, config: SwinConfig, seams: tuple[int, ...] = ()) -> Tree:
     Returns:
       The tree that `Swin(config, seams)` takes, position biases resized (bicubic).
     """
-    out = dict(tree)
+    out, spec = dict(tree), config.spec()
     for layer in range(config.depth):
         block = tree[f'block_{layer:02d}']
-        window = config.window_of(stage_of(config, layer))
+        window = config.window_of(spec.stage_index(layer))
         table = resize_relative_bias(np.asarray(block['attn']['relative_bias']), window)
         attention = {**block['attn'], 'relative_bias': table}
         out[f'block_{layer:02d}'] = {**block, 'attn': attention}
@@ -283,5 +259,5 @@ def run_block(
       The tokens leaving it, [B, N, D], before any merging.
     """
     weights = jax.tree.map(lambda leaf: leaf[layer], blocks)
-    place = Place(layer=first + layer)
-    return _apply_block(config, stage_of(config, first), Tuner(), weights, x, place, 0.0)
+    stage, place = config.spec().stage_index(first), Place(layer=first + layer)
+    return _apply_block(config, stage, Tuner(), weights, x, place, 0.0)

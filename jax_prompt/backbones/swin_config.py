@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jax_prompt.core.spec import BackboneSpec, Site, Stage
+from jax_prompt.core.spec import BackboneSpec, Site, Stage, block_sites
 
 _ALLOWED = {
     'pool': ('mean_prompts', 'mean'),
@@ -132,19 +132,8 @@ class SwinConfig:
         return self.width_of(len(self.depths) - 1)
 
     def _stage(self, i: int) -> Stage:
-        d, m = self.width_of(i), self.mlp_dim_of(i)
-        sites = {
-            'shortcut1': Site(d, d),
-            'ln1': Site(d, d, 'ln1'),
-            'qkv': Site(d, 3 * d, 'attn/qkv'),
-            'proj': Site(d, d, 'attn/proj'),
-            'attn': Site(d, d),
-            'shortcut2': Site(d, d),
-            'ln2': Site(d, d, 'ln2'),
-            'fc1': Site(d, m, 'mlp/fc1'),
-            'fc2': Site(m, d, 'mlp/fc2'),
-            'mlp': Site(d, d),
-        }
+        d = self.width_of(i)
+        sites = block_sites(d, self.mlp_dim_of(i))
         patches = self.grid_of(i) ** 2
         return Stage(self.starts[i], self.depths[i], d, patches, self.num_heads[i], sites)
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jax_prompt.backbones.resnet_config import ResNetConfig
 from jax_prompt.backbones.swin_config import SwinConfig
 from jax_prompt.backbones.vit_config import ViTConfig
 
-Config = ViTConfig | SwinConfig
+Config = ViTConfig | SwinConfig | ResNetConfig
 Colour = tuple[float, float, float]
 
 HALF: Colour = (0.5, 0.5, 0.5)
@@ -101,6 +102,11 @@ ARCHITECTURES: Mapping[str, Config] = {
     'swin_l_224': _swin(192, (2, 2, 18, 2), 6, 7, 224),
     'swin_b_384': _swin(128, (2, 2, 18, 2), 4, 12, 384),
     'swin_l_384': _swin(192, (2, 2, 18, 2), 6, 12, 384),
+    'resnet18': ResNetConfig('basic', (2, 2, 2, 2), 224),
+    'resnet34': ResNetConfig('basic', (3, 4, 6, 3), 224),
+    'resnet50': ResNetConfig('bottleneck', (3, 4, 6, 3), 224),
+    'resnet101': ResNetConfig('bottleneck', (3, 4, 23, 3), 224),
+    'resnet152': ResNetConfig('bottleneck', (3, 8, 36, 3), 224),
 }
 
 _TABLE: dict[str, Entry] = {}
@@ -224,6 +230,31 @@ for _arch, _file in (
     _add(
         _arch, 'torchvision_in1k', 'torchvision', _url, True, "ImageNet-1k, torchvision's training"
     )
+
+# ResNet, arXiv:1512.03385, v1.5: torchvision's weights; "ResNet strikes back", arXiv:2110.00476, by
+# timm and at Hugging Face; self-supervised ones.
+_PYTORCH = 'https://download.pytorch.org/models'
+for _arch, _first, _second in (
+    ('resnet18', 'f37072fd', ''),
+    ('resnet34', 'b627a593', ''),
+    ('resnet50', '0676ba61', '11ad3fa6'),
+    ('resnet101', '63fe2227', 'cd907fc2'),
+    ('resnet152', '394f9c45', 'f82ba261'),
+):
+    for _tag, _hash in (('torchvision_in1k', _first), ('torchvision_in1k_v2', _second)):
+        _url = f'{_PYTORCH}/{_arch}-{_hash}.pth'
+        if _hash:
+            _add(_arch, _tag, 'torchvision', _url, True, 'ImageNet-1k')
+    _url = f'{_HUB}/timm/{_arch}.a1_in1k/resolve/main/model.safetensors'
+    _add(_arch, 'a1_in1k', 'torchvision', _url, True, "ImageNet-1k, timm's training")
+    _url = f'{_HUB}/microsoft/{_arch.replace("resnet", "resnet-")}/resolve/main/pytorch_model.bin'
+    _add(_arch, 'hf_in1k', 'hf', _url, True, 'ImageNet-1k, at Hugging Face')
+for _tag, _path in (
+    ('moco_v3', 'moco-v3/r-50-1000ep/r-50-1000ep.pth.tar'),
+    ('dino', 'dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth'),
+):
+    _note = 'self-supervised on ImageNet-1k'
+    _add('resnet50', _tag, 'torchvision', f'{_FAIR}/{_path}', True, _note)
 
 TABLE: Mapping[str, Entry] = _TABLE
 

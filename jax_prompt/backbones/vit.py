@@ -5,7 +5,8 @@ norm after it), DINOv2 (layer scale, arXiv:2304.07193) and its registers (arXiv:
 
 Tokens stand in the order class token, registers, prompts, patches. Blocks are stacked and scanned,
 one scan a segment (`core.tree.segments`, `backbones.stack`): a scan compiles one block instead of L
-and runs as fast or faster on CPU.
+and runs as fast or faster on CPU. The last block is a segment of its own: where the class token
+alone is pooled, it computes that token alone, and of the others keys and values.
 """
 
 from functools import partial
@@ -14,45 +15,45 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
-from jax_prompt.backbones.stack import Stack
+from jax_prompt.backbones.stack import Stack, check_cuts
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, segment_name, segments, stack_layers
 from jax_prompt.core.tuner import Place, Tuner
-from jax_prompt.nn.layers import drop_path, resize_positions
-from jax_prompt.nn.transformer import Attention, LayerScale, Mlp, PatchEmbed
+from jax_prompt.nn.layers import resize_positions
+from jax_prompt.nn.transformer import Attention, Mlp, PatchEmbed, pre_norm_block
 
 
 class Block(nn.Module):
-    """A pre-norm block: x + attention(ln1(x)), then x + mlp(ln2(x)), with the tuner's hooks."""
+    """One block: `pre_norm_block` with attention among all tokens.
+
+    Attributes:
+      config: the ViT's configuration.
+      keep: how many of the tokens, from the first, go on after attention; 0: all.
+    """
 
     config: ViTConfig
+    keep: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, tuner: Tuner, place: Place, drop_rate: Any) -> jax.Array:
         cfg = self.config
-        norm = partial(nn.LayerNorm, epsilon=cfg.norm_epsilon, dtype=jnp.float32)
-        keys: Any = (None, None)
-        if cfg.drop_path_rate > 0.0 and place.train and place.key is not None:
-            keys = jax.random.split(jax.random.fold_in(place.key, 1), 2)
-
-        start = x
-        y = tuner.after(place, 'ln1', x, norm(name='ln1')(x))
-        z = Attention(cfg.num_heads, cfg.qkv_bias, cfg.dtype, name='attn')(y, tuner, place)
-        z = LayerScale(name='ls1')(z) if cfg.layer_scale else z
-        z = tuner.after(place, 'attn', y, z)
-        x = tuner.after(place, 'shortcut1', x, x)
-        x = checkpoint_name(x + drop_path(keys[0], z, drop_rate).astype(x.dtype), 'mid')
-
-        y = tuner.after(place, 'ln2', x, norm(name='ln2')(x))
-        z = Mlp(cfg.mlp_dim, cfg.dtype, name='mlp')(y, tuner, place)
-        z = LayerScale(name='ls2')(z) if cfg.layer_scale else z
-        z = tuner.after(place, 'mlp', y, z)
-        x = tuner.after(place, 'shortcut2', x, x)
-        x = x + drop_path(keys[1], z, drop_rate).astype(x.dtype)
-        return tuner.after(place, 'block', start, x)
+        heads, bias = cfg.num_heads, cfg.qkv_bias
+        attention = Attention(heads, bias, cfg.dtype, self.keep, name='attn')
+        mlp = Mlp(cfg.mlp_dim, cfg.dtype, name='mlp')
+        return pre_norm_block(
+            x,
+            partial(attention, tuner=tuner, place=place),
+            partial(mlp, tuner=tuner, place=place),
+            tuner,
+            place,
+            drop_rate,
+            norm_epsilon=cfg.norm_epsilon,
+            drops=cfg.drop_path_rate > 0.0,
+            layer_scale=cfg.layer_scale,
+            keep=self.keep,
+        )
 
 
 class ViT(nn.Module):
@@ -100,39 +101,26 @@ class ViT(nn.Module):
           ValueError: images of another size, or a start or stop that is no seam.
         """
         tuner, params = tuner or Tuner(), tuner_params or {}
-        self._check_places(start, stop)
-        place = Place(
-            shared=params.get('shared', {}),
-            key=key,
-            train=train,
-            probe=params.get('probe', {}),
-            image=x if start.at_image else None,
-        )
+        depth = self.config.depth
+        seams = (*self.config.seams, *self.seams)
+        check_cuts('ViT', depth, (0, depth, *seams), start, stop)
+        place = Place.outside(params, x if start.at_image else None, key, train)
         if start.at_image:
             x = self._embed(tuner.image(place, x), bare_patches, tuner, place)
         if bare_patches:
             return x
         if start.at_image and train and key is not None and self.config.patch_drop_rate:
             x = _drop_patches(key, x, self.config)
-        for first, last in segments(self.config.depth, self.seams):
+        for first, last in segments(depth, seams):
             inside = first >= max(start.block, 0) and last <= stop.block
             if not (inside or self.is_initializing()):
                 continue  # a prefix needs no parameters beyond its stop
             blocks = self.param(segment_name(first, last), partial(self._init_blocks, last - first))
             if inside:
                 x = self._run(blocks, x, tuner, params, place, (first, last))
-        if stop.block >= self.config.depth:
+        if stop.block >= depth:
             x = self._pool(x, tuner, place)
         return x
-
-    def _check_places(self, start: Cut, stop: Cut) -> None:
-        seams = {0, self.config.depth, *self.seams}
-        for cut in (start, stop):
-            if 0 <= cut.block < self.config.depth and cut.block not in seams:
-                raise ValueError(
-                    f'block {cut.block} is no seam of this ViT; seams: {sorted(seams)}. '
-                    'Build it with seams=(that block,)'
-                )
 
     def _embed(
         self, images: jax.Array, bare_patches: bool, tuner: Tuner, place: Place
@@ -170,14 +158,17 @@ class ViT(nn.Module):
     def _run(self, blocks, x, tuner, params, place, span):
         """Runs the blocks of one segment."""
         cfg = self.config
-        block = Block(cfg, parent=None)
+        last = span == (cfg.depth - 1, cfg.depth)
+        alone = last and cfg.pool == 'cls' and not tuner.needs_tokens()
+        block = Block(cfg, int(alone), parent=None)
 
         def apply(weights: Tree, x: jax.Array, here: Place, rate: Any) -> jax.Array:
             out: Any = block.apply({'params': weights}, x, tuner, here, rate)
             return out
 
         rates = jnp.linspace(0.0, cfg.drop_path_rate, cfg.depth)
-        stack = Stack(cfg.spec(), self.seams, rates, cfg.remat, cfg.scan)
+        seams = (*cfg.seams, *self.seams)
+        stack = Stack(cfg.spec(), seams, rates, cfg.remat, cfg.scan and not alone)
         return stack.run(apply, blocks, x, tuner, params, place, span)
 
     def _pool(self, x: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
@@ -224,7 +215,8 @@ def adapt(tree: Tree, config: ViTConfig, seams: tuple[int, ...] = ()) -> Tree:
     rows = int(config.class_position)
     grid = resize_positions(positions[:, rows:], config.grid)
     return stack_layers(
-        {**tree, 'pos_embed': jnp.concatenate([positions[:, :rows], grid], axis=1)}, seams
+        {**tree, 'pos_embed': jnp.concatenate([positions[:, :rows], grid], axis=1)},
+        (*config.seams, *seams),
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jax_prompt.core.spec import BackboneSpec, Site
+from jax_prompt.core.spec import BackboneSpec, Site, block_sites
 
 _POOLS = ('cls', 'mean', 'mean_prompts')
 _REMATS = ('none', 'save', 'full')
@@ -85,25 +85,18 @@ class ViTConfig:
         return self.image_size // self.patch_size
 
     @property
+    def seams(self) -> tuple[int, ...]:
+        """Layers at which blocks are parted in any case: the last, which can be another program."""
+        return (self.depth - 1,)
+
+    @property
     def num_lead(self) -> int:
         """Class and register tokens, which stand before prompts and patches."""
         return int(self.class_token) + self.num_registers
 
     def spec(self) -> BackboneSpec:
         """Returns what tuners, methods and the engine may know of this ViT."""
-        d, m = self.width, self.mlp_dim
-        sites = {
-            'shortcut1': Site(d, d),
-            'ln1': Site(d, d, 'ln1'),
-            'qkv': Site(d, 3 * d, 'attn/qkv'),
-            'proj': Site(d, d, 'attn/proj'),
-            'attn': Site(d, d),
-            'shortcut2': Site(d, d),
-            'ln2': Site(d, d, 'ln2'),
-            'fc1': Site(d, m, 'mlp/fc1'),
-            'fc2': Site(m, d, 'mlp/fc2'),
-            'mlp': Site(d, d),
-        }
+        d = self.width
         return BackboneSpec(
             family=self.family,
             num_layers=self.depth,
@@ -113,7 +106,7 @@ class ViTConfig:
             patch_size=self.patch_size,
             num_patches=self.grid**2,
             num_heads=self.num_heads,
-            sites=sites,
+            sites=block_sites(d, self.mlp_dim),
             outer={
                 'patch_embed': Site(3 * self.patch_size**2, d, 'patch_embed'),
                 'norm': Site(d, d, 'norm', before=-1),

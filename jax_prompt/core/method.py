@@ -14,6 +14,7 @@ import jax
 import optax
 
 from jax_prompt.core.spec import IMAGE, BackboneSpec, Cut
+from jax_prompt.core.tree import is_statistic
 from jax_prompt.core.tuner import Tuner
 
 
@@ -51,6 +52,8 @@ class Method:
       calibrated: whether the prompts start from the task's own tokens.
       pretrained: whether the backbone starts from pretrained weights.
       transform: makes what wraps the optimizer, from its options, or None.
+      batch_statistics: whether batch norms normalise by the batch in training, and their running
+        statistics follow it; elsewhere both are constants of the backbone.
     """
 
     name: str
@@ -62,12 +65,15 @@ class Method:
     calibrated: bool = False
     pretrained: bool = True
     transform: Callable[..., Transform] | None = None
+    batch_statistics: bool = False
 
     def predicate(self, tuner: Tuner, spec: BackboneSpec) -> Callable[[str], bool]:
         """Returns whether a leaf trains, from its path in {'backbone', 'tuner', 'head'}."""
 
         def trained(path: str) -> bool:
             group, _, rest = path.partition('/')
+            if group == 'backbone' and is_statistic(rest) and not self.batch_statistics:
+                return False
             return group != 'backbone' or self.trains(rest, tuner, spec)
 
         return trained

@@ -20,12 +20,17 @@ class Site:
         which hold a 'kernel' [..., outputs] or a 'scale' [outputs], and a 'bias' where it has one;
         '': it has none of its own.
       before: outside the layers: the layer before which it runs; -1: after them all.
+      kernel: side of a convolution's square kernel, in pixels, padded by kernel // 2 zeros on each
+        side; its 'kernel' is [kernel, kernel, inputs, outputs]. 1: a product, or no convolution.
+      stride: step of a convolution along both axes, in pixels.
     """
 
     inputs: int
     outputs: int
     weights: str = ''
     before: int = 0
+    kernel: int = 1
+    stride: int = 1
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Stage:
       first: index of its first layer in the backbone.
       num_layers: its layers.
       width: D of its tokens or pixels, in channels.
-      num_patches: N, patch tokens of one image in it.
+      num_patches: N, patch tokens (or pixels of its output) of one image in it.
       num_heads: H, attention heads (0 where there is no attention).
       sites: the named operations of one of its layers.
     """
@@ -108,12 +113,20 @@ class BackboneSpec:
                 )
         return found
 
+    def stage_index(self, layer: int) -> int:
+        """Returns the index of the stage that a layer belongs to; 0 without any."""
+        return max((i for i, stage in enumerate(self.stages) if stage.first <= layer), default=0)
+
     def stage_of(self, layer: int) -> tuple[str, int]:
         """Returns (name, first layer) of the stage that a layer belongs to; ('', 0) without any."""
         if not self.stages:
             return '', 0
-        index = max(i for i, stage in enumerate(self.stages) if stage.first <= layer)
+        index = self.stage_index(layer)
         return _stage_name(index), self.stages[index].first
+
+    def sites_of(self, layer: int) -> Mapping[str, Site]:
+        """Returns the named operations of a layer."""
+        return next(iter(self.runs(range(layer, layer + 1)).values())).sites
 
     def trained_from(self, group: str, layer: int) -> bool:
         """Whether the weights under `group` outside the layers act at or after a layer's input.
@@ -124,6 +137,28 @@ class BackboneSpec:
         """
         own = [s for s in self.outer.values() if s.weights.split('/')[0] == group]
         return any(s.before < 0 or s.before > layer for s in own)
+
+
+def block_sites(width: int, mlp_dim: int) -> dict[str, Site]:
+    """Returns the sites of a pre-norm transformer block.
+
+    Args:
+      width: D, of its tokens.
+      mlp_dim: hidden width of its MLP.
+    """
+    d, m = width, mlp_dim
+    return {
+        'shortcut1': Site(d, d),
+        'ln1': Site(d, d, 'ln1'),
+        'qkv': Site(d, 3 * d, 'attn/qkv'),
+        'proj': Site(d, d, 'attn/proj'),
+        'attn': Site(d, d),
+        'shortcut2': Site(d, d),
+        'ln2': Site(d, d, 'ln2'),
+        'fc1': Site(d, m, 'mlp/fc1'),
+        'fc2': Site(m, d, 'mlp/fc2'),
+        'mlp': Site(d, d),
+    }
 
 
 def _stage_name(index: int) -> str:

@@ -34,6 +34,9 @@ EXEMPT = (
     'pos_embed',
     'relative_bias',
 )
+# Running statistics of batch norms, by the last name of their path. They are no parameters: what
+# stands in their place among the gradients is no gradient (`nn.batch_norm`).
+STATISTICS = ('mean', 'var')
 
 _LAYER = re.compile(r'^block_(\d+)$')
 _SEGMENT = re.compile(r'^blocks_(\d+)_(\d+)$')
@@ -96,9 +99,16 @@ def merge(*trees: Mapping[str, Any]) -> Tree:
     return unflatten(flat)
 
 
+def is_statistic(path: str) -> bool:
+    """Whether a path is that of a batch norm's running statistics."""
+    return path.rsplit('/', 1)[-1] in STATISTICS
+
+
 def count(tree: Any) -> int:
-    """Returns the number of scalars in a tree."""
-    return sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(tree))
+    """Returns the number of scalars in a tree; running statistics do not count."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    kept = [leaf for path, leaf in leaves if getattr(path[-1], 'key', '') not in STATISTICS]
+    return sum(int(np.prod(np.shape(leaf))) for leaf in kept)
 
 
 def num_bytes(tree: Any) -> int:

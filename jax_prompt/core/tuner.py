@@ -55,6 +55,21 @@ class Place:
     stage: str = ''
     stage_start: int = 0
 
+    @classmethod
+    def outside(
+        cls, params: Tree, image: jax.Array | None, key: jax.Array | None, train: bool
+    ) -> 'Place':
+        """Returns the place outside the layers.
+
+        Args:
+          params: the tuner's parameters, and its probes as {'probe': ...} where it has any.
+          image: as the attribute.
+          key: as the attribute.
+          train: as the attribute.
+        """
+        shared, probe = params.get('shared', {}), params.get('probe', {})
+        return cls(shared=shared, key=key, train=train, probe=probe, image=image)
+
 
 @dataclass(frozen=True)
 class Tuner:
@@ -146,7 +161,7 @@ class Tuner:
         first = own.start
         if spec.stages and layers:
             name, stage_start = spec.stage_of(start)
-            layers, first = layers[name], max(first, stage_start)
+            layers, first = layers.get(name, {}), max(first, stage_start)
         if start < own.start or stop > own.stop:
             raise ValueError(
                 f'layers {own} have parameters, which layers {start} to {stop - 1} cross; '

@@ -7,8 +7,8 @@ description that names it and its sha256:
     9c41...train.npy   by the content
 
 Every file appears under its name in one step, whole, and never changes; so several runs may make
-the same entry at once, the last to finish wins, and a killed one leaves only a file '.part_*',
-which the next one removes when it is a day old. There is no lock.
+the same entry at once, the last to finish wins, and a killed one leaves only a file '.part_*' or
+'*.part', which the next one removes when it is a day old. There is no lock.
 
 A cache knows its images by the names, sizes and labels of the data. Whoever exchanges an image file
 for another of the same size empties the cache by hand.
@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_prompt.core.files import put_in_place, whole_file
 from jax_prompt.data.split import Split, visit
 from jax_prompt.data.transforms import prepare_image
 
@@ -81,10 +82,13 @@ def cached_images(
         _make(part, split, shape, (method, crop, crop_ratio), workers)
         digest = _sha256(part)
         file = folder / f'{digest[:32]}.{split.name}.npy'
-        _publish(part, file)
+        part.chmod(0o644)  # mkstemp's own mode shuts other users out
+        put_in_place(part, file, durable=True)
     finally:
         part.unlink(missing_ok=True)
-    _write(described, {'file': file.name, 'sha256': digest, 'images': what})
+    entry = {'file': file.name, 'sha256': digest, 'images': what}
+    with whole_file(described, durable=True) as opened:
+        opened.write(json.dumps(entry, indent=1).encode())
     return np.load(file, mmap_mode='r')
 
 
@@ -167,28 +171,9 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _publish(part: Path, file: Path) -> None:
-    """Moves a finished file to its name, durably."""
-    with part.open('rb') as opened:
-        os.fsync(opened.fileno())
-    part.chmod(0o644)  # mkstemp's own mode shuts other users out
-    os.replace(part, file)
-
-
-def _write(path: Path, entry: dict) -> None:
-    handle, name = tempfile.mkstemp(prefix=_PART, dir=path.parent)
-    part = Path(name)
-    try:
-        with os.fdopen(handle, 'w', encoding='utf-8') as file:
-            json.dump(entry, file, indent=1)
-        _publish(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _remove_stale(folder: Path) -> None:
     """Removes unfinished files of processes that died."""
-    for path in folder.glob(f'{_PART}*'):
+    for path in (*folder.glob(f'{_PART}*'), *folder.glob('*.part')):
         try:
             if time.time() - path.stat().st_mtime > _STALE:
                 path.unlink()

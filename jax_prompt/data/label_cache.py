@@ -6,12 +6,12 @@ says what it holds; where the folder can't be written, labels are read again eve
 
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from jax_prompt.core.files import whole_file
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1  # of the label rules: a change that changes labels counts it up
@@ -53,14 +53,5 @@ def cached_labels(
 
 def _write(path: Path, labels: np.ndarray) -> None:
     path.parent.mkdir(exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix='.part_', dir=path.parent)
-    part = Path(name)
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            np.save(file, labels)
-            file.flush()
-            os.fsync(file.fileno())
-        part.chmod(0o644)  # mkstemp's own mode shuts other users out
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path, durable=True) as file:
+        np.save(file, labels)

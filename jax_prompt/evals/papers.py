@@ -11,25 +11,25 @@ from decimal import Decimal
 from functools import cache
 from importlib import resources
 
+from jax_prompt.data import fgvc, vtab
+from jax_prompt.data.task import Task
+
 Groups = Mapping[str, tuple[str, ...]]
 
-_VTAB = {
-    'Natural': (
-        *('caltech101', 'cifar100', 'dtd', 'oxford_flowers102', 'oxford_iiit_pet'),
-        *('svhn_cropped', 'sun397'),
-    ),
-    'Specialized': ('patch_camelyon', 'eurosat', 'resisc45', 'diabetic_retinopathy'),
-    'Structured': (
-        *('clevr_count', 'clevr_distance', 'dmlab', 'kitti_distance', 'dsprites_location'),
-        *('dsprites_orientation', 'smallnorb_azimuth', 'smallnorb_elevation'),
-    ),
-}
+
+def _groups(tasks: Iterable[Task]) -> Groups:
+    """Returns the names of tasks by group, without 'vtab/' or 'fgvc/'."""
+    found: dict[str, tuple[str, ...]] = {}
+    for task in tasks:
+        found[task.group] = (*found.get(task.group, ()), task.name.partition('/')[2])
+    return found
+
 
 # Benchmarks of the papers: groups of tasks, named as in `data/tasks.py` (without 'vtab/', 'fgvc/').
 # LION's 'Flower' is five species in its text, and the 102 of the work that it cites in few-shot.
 BENCHMARKS: Mapping[str, Groups] = {
-    'vtab': _VTAB,
-    'fgvc': {'FGVC': ('cub', 'nabirds', 'oxford_flowers', 'stanford_dogs', 'stanford_cars')},
+    'vtab': _groups(vtab.TASKS),
+    'fgvc': _groups(fgvc.TASKS),
     'lion': {
         'LION': (*('cifar10', 'cifar100', 'imagenet100', 'flowers5', 'dogs', 'cars', 'clothing'),)
     },

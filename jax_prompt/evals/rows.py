@@ -12,14 +12,14 @@ the same run twice is two, of which reading keeps the better informed (`latest`)
 
 import json
 import math
-import os
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from jax_prompt.core.files import whole_file
 
 # What says which run it is; the rest of a row is what came of it.
 _ASKED = (
@@ -190,18 +190,8 @@ def export(path: str | Path, rows: Iterable[Row]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(f'{path.name}.{uuid.uuid4().hex}.part')
-    with open(part, 'w', encoding='utf-8') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    if os.name == 'posix':  # the name too is on the disk
-        opened = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+    with whole_file(path, durable=True) as file:
+        file.write(text.encode())
 
 
 @dataclass(frozen=True)

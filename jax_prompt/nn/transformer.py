@@ -1,12 +1,16 @@
 """The parts of a transformer block, with the tuner's hooks at their named operations."""
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.attention import attend, join_heads, split_heads
-from jax_prompt.nn.layers import gelu, patches
+from jax_prompt.nn.layers import drop_path, gelu, patches
 
 
 class Attention(nn.Module):
@@ -16,21 +20,24 @@ class Attention(nn.Module):
       num_heads: H.
       qkv_bias: whether the joint projection has a bias.
       dtype: dtype of the products.
+      keep: how many of the tokens, from the first, ask and are returned; 0: all.
     """
 
     num_heads: int
     qkv_bias: bool
     dtype: str
+    keep: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
+        """Maps tokens [B, T, D] to [B, T or keep, D]."""
         width, init = x.shape[-1], nn.initializers.xavier_uniform()
         qkv = nn.Dense(
             3 * width, use_bias=self.qkv_bias, dtype=self.dtype, kernel_init=init, name='qkv'
         )(x)
         qkv = checkpoint_name(tuner.after(place, 'qkv', x, qkv), 'qkv')  # [B, T, 3D]
         q, k, v = tuner.attention(place, *split_heads(qkv, self.num_heads))
-        y = join_heads(attend(q, k, v))  # [B, T, D]
+        y = join_heads(attend(q[:, :, : self.keep or None], k, v))  # [B, T or keep, D]
         z = nn.Dense(width, dtype=self.dtype, kernel_init=init, name='proj')(y)
         return tuner.after(place, 'proj', y, z)
 
@@ -62,6 +69,56 @@ class LayerScale(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param('scale', nn.initializers.constant(1e-5), (x.shape[-1],))
         return x * scale.astype(x.dtype)
+
+
+def pre_norm_block(
+    x: jax.Array,
+    attention: Callable[[jax.Array], jax.Array],
+    mlp: Callable[[jax.Array], jax.Array],
+    tuner: Tuner,
+    place: Place,
+    drop_rate: Any,
+    *,
+    norm_epsilon: float,
+    drops: bool,
+    layer_scale: bool = False,
+    keep: int = 0,
+) -> jax.Array:
+    """Computes x + attention(ln1(x)), then x + mlp(ln2(x)), with the tuner's hooks.
+
+    For a compact method: the norms 'ln1' and 'ln2' and the scales 'ls1' and 'ls2' become submodules
+    of the module that calls it.
+
+    Args:
+      x: tokens [B, T, D].
+      attention: maps normalised tokens [B, T, D] to the first branch [B, T or keep, D].
+      mlp: maps normalised tokens [B, T, D] to the second branch [B, T, D].
+      tuner: answers the hooks.
+      place: the layer.
+      drop_rate: the layer's drop path rate; may be traced.
+      norm_epsilon: epsilon of both norms.
+      drops: whether any layer of the backbone has a drop path rate above 0.
+      layer_scale: whether each branch is scaled per channel.
+      keep: how many of the tokens, from the first, go on after attention; 0: all.
+
+    Returns:
+      Tokens [B, T or keep, D].
+    """
+    keys: Any = (None, None)
+    if drops and place.train and place.key is not None:
+        keys = jax.random.split(jax.random.fold_in(place.key, 1), 2)
+
+    def residual(x, index, site, branch):
+        norm = nn.LayerNorm(epsilon=norm_epsilon, dtype=jnp.float32, name=f'ln{index}')
+        y = tuner.after(place, f'ln{index}', x, norm(x))
+        z, x, y = branch(y), x[:, : keep or None], y[:, : keep or None]
+        z = LayerScale(name=f'ls{index}')(z) if layer_scale else z
+        z = tuner.after(place, site, y, z)
+        x = tuner.after(place, f'shortcut{index}', x, x)
+        return x + drop_path(keys[index - 1], z, drop_rate).astype(x.dtype)
+
+    middle = checkpoint_name(residual(x, 1, 'attn', attention), 'mid')
+    return tuner.after(place, 'block', x[:, : keep or None], residual(middle, 2, 'mlp', mlp))
 
 
 class PatchEmbed(nn.Module):

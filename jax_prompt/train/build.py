@@ -4,12 +4,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from jax_prompt.backbones.families import family_of
@@ -17,16 +15,12 @@ from jax_prompt.backbones.table import Config, find_weights, lookup
 from jax_prompt.core.method import Method
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, split
-from jax_prompt.data.drawn import may_refit
-from jax_prompt.data.image_cache import StoredImages, cached_images
-from jax_prompt.data.loader import Stream, load_arrays
-from jax_prompt.data.sources import Source, Split, check, open_source
-from jax_prompt.data.split import concatenate
 from jax_prompt.methods import get_method
 from jax_prompt.model import Classifier, build_classifier
 from jax_prompt.train.cache import cached_cut, frozen_prefix
 from jax_prompt.train.config import RunConfig
-from jax_prompt.train.parallel import SharedStream, data_mesh, split_frozen
+from jax_prompt.train.memory import StepPlan, plan_step
+from jax_prompt.train.parallel import data_mesh, split_frozen
 from jax_prompt.train.stage import Data
 from jax_prompt.train.step import Program, WithRaw
 from jax_prompt.weights.load import Identity, load_weights
@@ -81,11 +75,11 @@ def build_backbone(config: RunConfig) -> Backbone:
         image_size=config.image_size or network.image_size,
         pool=options.pool or network.pool,
         dtype=options.dtype,
-        remat=options.remat,
         scan=options.scan,
         drop_path_rate=options.drop_path_rate,
         patch_drop_rate=options.patch_drop_rate,
     )
+    network = _set(network, remat=_plan(config, method, network, options.remat).remat)
     mean, std = (
         tuple(own or default) for own, default in ((options.mean, mean), (options.std, std))
     )
@@ -114,6 +108,7 @@ def build_program(config: RunConfig, backbone: Backbone, num_classes: int, count
         head_std=config.model.head_std,
         **config.tuner_options,
     )
+    plan = _plan(config, method, backbone.config, backbone.config.remat)
     return Program(
         classifier=classifier,
         optim=config.optim,
@@ -126,6 +121,21 @@ def build_program(config: RunConfig, backbone: Backbone, num_classes: int, count
         transform=method.make_transform(**config.transform),
         skip_nonfinite=config.engine.on_nonfinite == 'skip',
         mesh=run_mesh(config),
+        micro_batch=0 if classifier.mixes_examples else plan.micro_batch,
+    )
+
+
+def _plan(config: RunConfig, method: Method, network: Config, remat: str) -> StepPlan:
+    mesh, engine = run_mesh(config), config.engine
+    return plan_step(
+        network.spec(),
+        method.make_tuner(**config.tuner_options),
+        config.batch_size,
+        remat=remat,
+        micro_batch=engine.micro_batch,
+        memory_mb=engine.memory_mb,
+        devices=mesh.size if mesh else 1,
+        bytes_per_value=2 if config.model.dtype == 'bfloat16' else 4,
     )
 
 
@@ -173,86 +183,6 @@ def init_added(config: RunConfig, classifier: Classifier) -> Tree:
     return classifier.init_added(jax.random.fold_in(jax.random.key(config.seed), 1))
 
 
-def open_data(config: RunConfig, data: str) -> Source:
-    """Opens the data of a config.
-
-    Raises:
-      ValueError: it can't be opened; or it is a subset that training on train + val would enlarge.
-    """
-    options = config.input
-    both = config.refit if config.search else config.train_on == 'train+val'
-    if both and data == config.data and not may_refit(data):
-        raise ValueError(
-            f'data {data!r} is a subset to train on alone, and refit=True trains on val too; set '
-            "refit=False (without a search: train_on='train')"
-        )
-    return open_source(
-        data,
-        val_fraction=options.val_fraction,
-        test_fraction=options.test_fraction,
-        seed=config.seed,
-        data_dir=options.data_dir or None,
-        draw_seed=options.draw_seed,
-    )
-
-
-def store_size(config: RunConfig, image_size: int) -> int:
-    """Returns the side at which images are stored: larger where a random crop needs room."""
-    if config.input.store_size:
-        return config.input.store_size
-    grows = config.augment.crop == 'resized' or (
-        config.augment.crop == 'random' and not config.augment.pad
-    )
-    return round(image_size * 256 / 224) if grows else image_size
-
-
-def load_split(config: RunConfig, data: Split, image_size: int) -> Data:
-    """Decodes a split into memory, or opens a stream of it where it is larger than the budget.
-
-    Raises:
-      ValueError: images that can't be decoded, by name.
-    """
-    options, size = config.input, store_size(config, image_size)
-    if options.image_cache and data.identity:
-        return _load_cached(config, data, [data], image_size)
-    view = _view(config, image_size)
-    if _fits(config, len(data), size):
-        arrays = load_arrays(data, size, workers=options.workers, **view)
-        return Data(arrays.images, arrays.labels)
-    check(data, workers=options.workers)
-    stream = Stream(data, size, workers=options.workers, prefetch=4, **view)
-    return Data(_shared(config, stream), data.labels)
-
-
-def _view(config: RunConfig, image_size: int) -> dict[str, Any]:
-    """Returns how images are resized to the stored size."""
-    larger = store_size(config, image_size) > image_size
-    # A larger stored image already holds the margin that evaluation's centre crop cuts off.
-    ratio = 1.0 if larger else config.input.crop_ratio
-    return {'method': config.input.resize, 'crop': config.input.crop, 'crop_ratio': ratio}
-
-
-def _fits(config: RunConfig, count: int, size: int) -> bool:
-    return count * size * size * 3 / 1e6 <= config.input.budget_mb
-
-
-def _shared(config: RunConfig, stream: Any) -> Any:
-    """Returns a stream of which each process reads its own rows."""
-    mesh = run_mesh(config)
-    return SharedStream(stream, mesh) if mesh else stream
-
-
-def _load_cached(config: RunConfig, data: Split, splits: list[Split], image_size: int) -> Data:
-    """Loads splits, one after the other, from the image cache: `data` is their concatenation."""
-    options, size = config.input, store_size(config, image_size)
-    folder, view = Path(options.image_cache).expanduser(), _view(config, image_size)
-    parts = [cached_images(folder, one, size, workers=options.workers, **view) for one in splits]
-    labels = np.asarray(data.labels, np.int32)
-    if _fits(config, len(data), size):
-        return Data(np.concatenate(parts), labels)
-    return Data(_shared(config, StoredImages(data, parts)), labels)
-
-
 class Prefixed:
     """Splits as training wants them: images, or activations at the cut, computed once a split.
 
@@ -284,7 +214,9 @@ class Prefixed:
     def program_of(self, count: int, epochs: int) -> Program:
         """Returns the program that starts where the data stands, for `count` images an epoch."""
         steps = math.ceil(count / self.config.batch_size)
-        return replace(self.program, start=self.cut, steps_per_epoch=steps, epochs=epochs)
+        program = replace(self.program, start=self.cut, steps_per_epoch=steps, epochs=epochs)
+        # Nothing runs between cached features and the head that parts would make smaller.
+        return replace(program, micro_batch=0) if self.cut >= FEATURES else program
 
     def __call__(self, data: Data) -> Data:
         """Returns the split's data at the cut, or its images with their raw features."""
@@ -302,14 +234,3 @@ class Prefixed:
         if self.cut < FEATURES:
             return self.frozen
         return {key: value for key, value in self.frozen.items() if key != 'backbone'}
-
-
-def join(config: RunConfig, splits: list[Split], parts: list[Data], image_size: int) -> Data:
-    """Joins splits for one training: their stored data, or a new stream where one is streamed."""
-    if not any(hasattr(part.data, 'batches') for part in parts):
-        data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(p.data for p in parts))
-        return Data(data, np.concatenate([part.labels for part in parts]))
-    both = concatenate('+'.join(one.name for one in splits), splits)
-    if config.input.image_cache and all(one.identity for one in splits):
-        return _load_cached(config, both, splits, image_size)
-    return load_split(config, both, image_size)

@@ -46,9 +46,11 @@ def cached_cut(
 
 @partial(jax.jit, static_argnames=('program', 'cut'))
 def _prefix(program: Program, cut: Cut, backbone: Tree, x: jax.Array) -> jax.Array:
-    view = program.view(shard_batch(x, program.mesh))
-    with in_context(program.mesh):
-        out = program.classifier.prefix(backbone, view, cut)
+    def forward(part: jax.Array) -> jax.Array:
+        with in_context(program.mesh):
+            return program.classifier.prefix(backbone, program.view(part), cut)
+
+    out = program.in_parts(forward, shard_batch(x, program.mesh))
     return unite(out, program.mesh)[: len(x)]
 
 

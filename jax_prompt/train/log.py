@@ -1,13 +1,13 @@
 """What a run says: lines of metrics.jsonl, and progress on the terminal."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jax_prompt.core.files import whole_file
 from jax_prompt.train.distributed import from_primary, is_primary
 
 
@@ -45,11 +45,9 @@ def write_text(path: Path, text: str) -> None:
 
     Process 0 of several does it.
     """
-    if not is_primary():
-        return
-    part = Path(f'{path}.{os.getpid()}.part')
-    part.write_text(text, encoding='utf-8')
-    os.replace(part, path)
+    if is_primary():
+        with whole_file(path) as file:
+            file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -31,12 +31,14 @@ def epoch_order(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the shuffled index rows [steps, B] int32 and weights [steps, B] float32 of an epoch.
 
-    Each example comes once; the last row is padded with index 0 at weight 0.
+    Each example comes once; the last row is filled up with the epoch's first, once more, at weight
+    0. They count for nothing, but are images like any: what is taken over the whole batch (batch
+    norms in `full`) sees a fair sample of the set.
     """
     steps = math.ceil(count / batch_size)
     order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), count), np.int32)
     fill = steps * batch_size - count
-    rows = np.concatenate([order, np.zeros(fill, np.int32)]).reshape(steps, batch_size)
+    rows = np.concatenate([order, np.resize(order, fill)]).reshape(steps, batch_size)
     weights = np.concatenate([np.ones(count, np.float32), np.zeros(fill, np.float32)])
     return rows, weights.reshape(steps, batch_size)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_prompt.core.method import Transform
-from jax_prompt.core.tree import EXEMPT, Tree, flatten, unflatten
+from jax_prompt.core.tree import EXEMPT, Tree, flatten, is_statistic, merge, split, unflatten
 
 
 class Hyper(NamedTuple):
@@ -93,6 +93,9 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Builds the optax transformation of the trainable tree {'backbone'?, 'tuner'?, 'head'?}.
 
+    Running statistics of batch norms in it (`core.tree.is_statistic`) take the step that stands in
+    place of their gradients (`nn.batch_norm`) as it is; nothing else here sees them.
+
     Args:
       optim: the recipe.
       hyper: learning rate and weight decays, possibly traced.
@@ -121,7 +124,32 @@ def make_optimizer(
         optax.multi_transform(groups, _labels),
         optax.scale_by_schedule(rate),
     )
-    return transform.wrap(optimizer, lambda step: -rate(step)) if transform else optimizer
+    if transform:
+        optimizer = transform.wrap(optimizer, lambda step: -rate(step))
+    return _beside_statistics(optimizer)
+
+
+def weight_gradients(grads: Tree) -> Tree:
+    """Returns the gradients without what stands in the place of running statistics' gradients."""
+    return split(grads, is_statistic)[1]
+
+
+def _beside_statistics(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns the optimizer, kept from running statistics, which go down by what is given."""
+
+    def init(params: Tree) -> optax.OptState:
+        seen, weights = split(params, is_statistic)
+        return optimizer.init(weights if seen else params)
+
+    def update(grads: Tree, state: optax.OptState, params: Tree | None = None):
+        seen, own = split(grads, is_statistic)
+        if not seen:
+            return optimizer.update(grads, state, params)
+        weights = None if params is None else split(params, is_statistic)[1]
+        updates, state = optimizer.update(own, state, weights)
+        return merge(updates, jax.tree.map(jnp.negative, seen)), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def _labels(params: Tree) -> Tree:

@@ -39,11 +39,18 @@ def pmap_step(
       The state after, and the metrics of the whole batch.
 
     Raises:
-      ValueError: a program with a mesh, or a batch that the devices don't divide.
+      ValueError: a program with a mesh, a batch that the devices don't divide, or whose images
+        depend on each other.
     """
     devices, size = jax.local_device_count(), len(labels)
     if program.mesh is not None:
         raise ValueError('pmap takes a program without a mesh; set mesh=None, or take make_step')
+    if program.classifier.mixes_examples:
+        raise ValueError(
+            'images of a batch depend on each other here (batch norms of the batch, or prompts in '
+            'windows of other images), and pmap computes each part of it alone; take make_step, '
+            'which shares the whole batch over a mesh'
+        )
     if size % devices:
         raise ValueError(f'a batch of {size} is no multiple of the {devices} devices; change it')
 

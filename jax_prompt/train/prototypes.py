@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_prompt.core.files import whole_file
 from jax_prompt.core.tree import Tree
-from jax_prompt.train.build import load_split, open_data
 from jax_prompt.train.calibrate import prototypes
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.distributed import from_primary, is_primary, share
 from jax_prompt.train.parallel import SharedStream
+from jax_prompt.train.splits import load_split, open_data
 from jax_prompt.train.step import Program
 from jax_prompt.train.tokens import BackboneTokens, StreamedImages
 
@@ -49,9 +50,8 @@ def run_prototypes(
         source = BackboneTokens(program, backbone)
         prompts, report = prototypes(source, images, count, layers, config.calibration, key)
         if is_primary():
-            part = path.with_suffix('.part.npz')
-            np.savez(part, prompts=prompts, report=json.dumps(report))
-            part.replace(path)
+            with whole_file(path) as file:
+                np.savez(file, prompts=prompts, report=json.dumps(report))
     elif is_primary():
         with np.load(path, allow_pickle=False) as saved:
             prompts, report = saved['prompts'], json.loads(str(saved['report']))

@@ -14,9 +14,10 @@ from jax_prompt.core.tree import Tree, merge, unstack_layers
 from jax_prompt.data.decode import decode_image
 from jax_prompt.data.sources import Split
 from jax_prompt.evals.classify import evaluate, forward
-from jax_prompt.train.build import build_backbone, build_program, init_params, load_split, open_data
+from jax_prompt.train.build import build_backbone, build_program, init_params
 from jax_prompt.train.checkpoint import Checkpoints
 from jax_prompt.train.config import RunConfig, resolve
+from jax_prompt.train.splits import load_split, open_data
 from jax_prompt.train.step import Program, TrainState, make_logits
 
 

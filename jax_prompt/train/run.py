@@ -24,16 +24,7 @@ from typing import Any
 from jax_prompt.core.tree import count
 from jax_prompt.evals.classify import evaluate
 from jax_prompt.methods import get_method
-from jax_prompt.train.build import (
-    Prefixed,
-    build_backbone,
-    build_program,
-    init_added,
-    init_params,
-    join,
-    load_split,
-    open_data,
-)
+from jax_prompt.train.build import Prefixed, build_backbone, build_program, init_added, init_params
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.loop import fit
@@ -43,6 +34,7 @@ from jax_prompt.train.prototypes import run_prototypes
 from jax_prompt.train.prune import choose_kept, pruned_program
 from jax_prompt.train.result import machine, peak_memory_mb, versions
 from jax_prompt.train.search import Found, Search
+from jax_prompt.train.splits import join, load_split, open_data
 from jax_prompt.train.stage import Data, Fit, Stage
 from jax_prompt.train.step import Program, make_logits
 from jax_prompt.train.workdir import claim

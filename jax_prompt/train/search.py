@@ -112,7 +112,8 @@ class Search:
         rungs = read_json(path) or {}
         if str(epoch) not in rungs:
             self._train(names, epoch)
-            ranked = sorted((n for n in names if n not in self.rows), key=self._merit, reverse=True)
+            vals = {n: self.fits[n].val_accuracy for n in names if n not in self.rows}
+            ranked = sorted(vals, key=lambda n: self._merit(n, vals[n]), reverse=True)
             kept = ranked[: math.ceil(len(ranked) / self.options.eta)]
             dropped = {}
             for rank, name in enumerate(ranked[len(kept) :], len(kept) + 1):
@@ -127,11 +128,10 @@ class Search:
                 self._write(name, row)
         return rungs[str(epoch)]['kept']
 
-    def _merit(self, name: str) -> tuple[float, float, float]:
+    def _merit(self, name: str, val: float | None) -> tuple[float, float, float]:
         """Orders candidates: accuracy on val; ties to the smaller learning rate, then decay."""
         hyper = self.stages[name].hyper
-        val = self.fits[name].val_accuracy or 0.0
-        return (val, -float(hyper.lr), -float(hyper.weight_decay))
+        return (val or 0.0, -float(hyper.lr), -float(hyper.weight_decay))
 
     def _train(self, names: Sequence[str], until: int) -> None:
         """Trains those without a row to the end of an epoch; who fails gets its row."""
@@ -193,7 +193,7 @@ class Search:
         if not good:
             reasons = '; '.join(row['status'] for row in rows)
             raise NonFiniteLoss(f'every candidate of {[*self.stages]} failed: {reasons}')
-        best = max(good, key=lambda r: (r['val_accuracy'], -r['lr'], -r['weight_decay']))
+        best = max(good, key=lambda row: self._merit(row['name'], row['val_accuracy']))
         name = best['name']
         self.say(f'search: {name} chosen on the validation split')
         earlier = sum(self.earlier.values())

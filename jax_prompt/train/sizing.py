@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from jax_prompt.core.tree import Tree
 from jax_prompt.train.members import Members, population_step
+from jax_prompt.train.micro_batch import number_of_parts
 from jax_prompt.train.optim import Hyper
 from jax_prompt.train.stage import Stage
 from jax_prompt.train.step import make_step
@@ -119,9 +120,10 @@ def choose_size(
 
 
 def _flops(stage: Stage, trainable: Tree, frozen: Tree) -> float:
-    """Returns the FLOPs of a solo step, as XLA counts them uncompiled: a loop's body once."""
+    """Returns the FLOPs of a solo step, as XLA counts them uncompiled (scanned blocks as one)."""
     lowered = _solo_step(Members([stage], [trainable], frozen), make_step.lower)
-    return float((lowered.cost_analysis() or {}).get('flops', 0.0))
+    parts = number_of_parts(stage.batch_size, stage.program.micro_batch)
+    return parts * float((lowered.cost_analysis() or {}).get('flops', 0.0))
 
 
 def _solo_step(members: Members, step: Callable[..., Any], state: Any = None) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_prompt.core.files import whole_file
 from jax_prompt.core.tree import Tree, flatten, unflatten
 from jax_prompt.train.step import Program, TrainState
 
@@ -39,11 +40,9 @@ def take_snapshot(directory: Path, every: int, program: Program, state: TrainSta
     if not due or path.exists() or jax.process_index():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    with open(part, 'wb') as file:
+    with whole_file(path) as file:
         arrays: dict[str, Any] = jax.tree.map(np.asarray, flatten(program.weights(state)))
         np.savez(file, **arrays)
-    part.replace(path)
 
 
 def find_snapshots(directory: str | Path) -> dict[int, Path]:

@@ -5,6 +5,7 @@ streamed one (batches come from the host) and cached activations (the frozen pre
 Gradients exist for the trainable tree only; the frozen tree is an argument like the images.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from jax_prompt.core.spec import IMAGE, Cut
 from jax_prompt.core.tree import Tree, merge
 from jax_prompt.data.transforms import Augment, augment, centre, to_model
 from jax_prompt.model import Classifier
+from jax_prompt.train.micro_batch import Part, in_parts, map_parts
 from jax_prompt.train.optim import Hyper, Optim, make_optimizer
 from jax_prompt.train.parallel import in_context, shard_batch, unite
 
@@ -68,6 +70,8 @@ class Program:
       transform: what the method wraps the optimizer in, if anything.
       skip_nonfinite: leave out a step whose loss or gradient is not finite, and count it.
       mesh: devices that share each batch; None for one device.
+      micro_batch: most images whose gradient is formed at once; a larger batch is cut into equal
+        parts and their gradients are summed (`train/micro_batch.py`). 0: the whole batch.
     """
 
     classifier: Classifier
@@ -82,6 +86,7 @@ class Program:
     transform: Transform | None = None
     skip_nonfinite: bool = False
     mesh: Mesh | None = None
+    micro_batch: int = 0
 
     def optimizer(self, hyper: Hyper) -> optax.GradientTransformation:
         """Builds the optimizer for these hyperparameters."""
@@ -107,9 +112,17 @@ class Program:
     def logits(self, trainable: Tree, frozen: Tree, x: jax.Array) -> jax.Array:
         """Computes evaluation logits [B, K] of stored data x."""
         params = merge(trainable, frozen)
-        x, raw = _parts(x)
-        with in_context(self.mesh):
-            return self.classifier.apply(params, self.view(x), start=self.start, raw=raw)
+
+        def forward(part: Any) -> jax.Array:
+            x, raw = _parts(part)
+            with in_context(self.mesh):
+                return self.classifier.apply(params, self.view(x), start=self.start, raw=raw)
+
+        return self.in_parts(forward, x)
+
+    def in_parts(self, function: Callable[[Any], jax.Array], x: Any) -> jax.Array:
+        """Applies a function of single images to a batch, as many at once as in training."""
+        return map_parts(function, x, self.micro_batch, self.mesh.size if self.mesh else 1)
 
     def step(
         self,
@@ -150,20 +163,28 @@ class Program:
             x = augment(keys[0], x, self.image_size, self.augment, first)
             x = to_model(x, self.mean, self.std)
 
-        def loss_fn(trainable: Tree, probes: Tree) -> tuple[jax.Array, jax.Array]:
+        def loss_fn(trainable: Tree, probes: Tree, part: Part, key: jax.Array):
+            x, raw, labels, weights = part
             options: dict[str, Any] = {'start': self.start, 'raw': raw, 'probes': probes}
             with in_context(self.mesh):
                 logits = self.classifier.apply(
-                    merge(trainable, frozen), x, key=keys[1], train=True, **options
+                    merge(trainable, frozen), x, key=key, train=True, **options
                 )
             losses = cross_entropy(logits, labels, self.optim.label_smoothing)
             hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
             loss = jnp.sum(losses * weights) / jnp.maximum(total, 1.0)
             return loss, jnp.sum(hits * weights)
 
+        gradient = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
         tuner = self.classifier.tuner
-        both = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
-        (loss, correct), (grads, seen) = both(state.trainable, tuner.probes(len(labels)))
+        (loss, correct), (grads, seen) = in_parts(
+            lambda part, probes, key: gradient(state.trainable, probes, part, key),
+            Part(x, raw, labels, weights),
+            tuner.probes(len(labels)),
+            keys[1],
+            self.micro_batch,
+            self.mesh.size if self.mesh else 1,
+        )
         if axis is not None:
             loss, correct, grads = jax.lax.psum((loss, correct, grads), axis)
             seen, weights = jax.lax.all_gather((seen, weights), axis, tiled=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jax_prompt.backbones.families import family_of
 from jax_prompt.core.spec import BackboneSpec, Cut
-from jax_prompt.core.tree import Tree, segment_name
+from jax_prompt.core.tree import Tree, segment_name, segment_span
 from jax_prompt.train.step import Program
 
 
@@ -20,13 +20,18 @@ class BackboneTokens:
 
     Attributes:
       program: says how stored images become what the backbone takes.
-      params: the backbone's parameters, each stage in a single segment.
+      params: the backbone's parameters.
       stage: name of the stage; '' where all blocks are alike.
     """
 
     program: Program
     params: Tree
     stage: str = ''
+
+    def __post_init__(self):
+        config = self.program.classifier.backbone.config
+        if family_of(config).run_block is None:
+            raise ValueError(f'a {config.family} has no tokens to make prototypes of; take a ViT')
 
     def stages(self) -> dict[str, 'BackboneTokens']:
         """Returns the source of each stage by name, {} where all blocks are alike."""
@@ -58,8 +63,11 @@ class BackboneTokens:
 
     def advance(self, tokens: jax.Array, layer: int) -> jax.Array:
         """Returns the tokens [B, C + N, D] leaving its block `layer`."""
-        blocks = self.params[segment_name(self._first, self._first + self.depth)]
-        return _advance(self.program, blocks, tokens, layer, self._first)
+        layer += self._first
+        spans = filter(None, map(segment_span, self.params))
+        first, last = next(span for span in spans if span[0] <= layer < span[1])
+        blocks = self.params[segment_name(first, last)]
+        return _advance(self.program, blocks, tokens, layer - first, first)
 
     def patches(self, tokens: jax.Array) -> jax.Array:
         """Returns the patch tokens [B, N, D]."""
@@ -98,8 +106,7 @@ def _advance(
 ) -> jax.Array:
     config = program.classifier.backbone.config
     run_block = family_of(config).run_block
-    if run_block is None:
-        raise ValueError(f'a {config.family} has no tokens to make prototypes of; take a ViT')
+    assert run_block is not None  # no source without one
     return run_block(config, blocks, tokens, layer, first)
 
 

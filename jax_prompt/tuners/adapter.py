@@ -1,4 +1,4 @@
-"""Adapters: a small residual MLP after the MLP of each block.
+"""Adapters: a small residual MLP after the MLP of each block, or after each residual block.
 
 The module is that of Houlsby et al., "Parameter-Efficient Transfer Learning for NLP",
 arXiv:1902.00751, figure 2; its one place in a layer that of Pfeiffer et al., "AdapterFusion",
@@ -8,6 +8,9 @@ arXiv:2005.00247, as in the code of VPT (Jia et al., arXiv:2203.12119):
 
 with D [hidden, width] and U [width, hidden]. Trainable scalars: 2 * hidden * width + hidden + width
 a layer; 1,189,632 on ViT-B with hidden = 64.
+
+On a ResNet x is the map [H, W, width] that leaves a residual block, after its ReLU, and D and U act
+on each of its pixels: two 1x1 convolutions. 1,949,440 on ResNet-50 with hidden = 64.
 
 Departure: Houlsby et al. put a second adapter after the attention and start near the identity,
 from a truncated normal of standard deviation 0.01. Here D is Xavier uniform and U zero: the
@@ -24,12 +27,12 @@ from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.layers import gelu
 
-_SITE = 'mlp'
+_SITES = {3: 'mlp', 4: 'block'}  # by dimensions: tokens [B, T, D], maps [B, H, W, D]
 
 
 @dataclass(frozen=True)
 class Adapter(Tuner):
-    """One adapter a layer, on the output of the MLP's branch before it is added to the residual.
+    """One adapter a layer: on the output of the MLP's branch, or of a ResNet's block.
 
     Attributes:
       hidden: width of the bottleneck.
@@ -50,14 +53,14 @@ class Adapter(Tuner):
         float32. `down` is Xavier uniform with bias 0 (zero where `faithful`), `up` zero.
 
         Raises:
-          ValueError: a backbone whose blocks have no MLP.
+          ValueError: a backbone that is no ResNet and whose blocks have no MLP.
         """
         return {'layers': self.per_stage(key, spec, self._init_stage)}
 
     def _init_stage(self, key: jax.Array, spec: BackboneSpec) -> Tree:
-        if _SITE not in spec.sites:
-            raise ValueError(f'a {spec.family} has no site {_SITE!r}; adapters need a transformer')
-        width, layers = spec.sites[_SITE].outputs, spec.num_layers
+        if spec.family != 'resnet' and 'mlp' not in spec.sites:
+            raise ValueError(f"a {spec.family} has no site 'mlp'; adapters need one, or a ResNet")
+        width, layers = spec.width, spec.num_layers
         bound = 0.0 if self.faithful else (6.0 / (width + self.hidden)) ** 0.5
         shape = (layers, width, self.hidden)
         down = bound * jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)
@@ -70,8 +73,8 @@ class Adapter(Tuner):
     def after(self, place: Place, site: str, x: jax.Array, y: jax.Array) -> jax.Array:
         """Returns y + U gelu(D y + d) + u, in the dtype of y."""
         del x
-        if site != _SITE:
+        if site != _SITES.get(y.ndim):
             return y
         own = jax.tree.map(lambda leaf: leaf.astype(y.dtype), place.params)
-        h = gelu(y @ own['down']['kernel'] + own['down']['bias'])  # [B, T, hidden]
+        h = gelu(y @ own['down']['kernel'] + own['down']['bias'])  # [..., hidden]
         return y + h @ own['up']['kernel'] + own['up']['bias']

@@ -11,6 +11,11 @@ queries, keys and values, r = 8, s = 1. Trainable scalars: r (inputs + outputs) 
 
 Matrices stand here as the backbone's kernels do: `down` [inputs, r] is A and `up` [r, outputs] B,
 transposed.
+
+A convolution is updated by two: A [k, k, inputs, r] of the same kernel size, stride and padding,
+and B, a product of r channels; so W + s B A is again a kernel [k, k, inputs, outputs]. Trainable
+scalars: r (k^2 inputs + outputs) a convolution; on ResNet-50 with the default, the 3x3 convolution
+of each block, 302,080.
 """
 
 import math
@@ -23,11 +28,15 @@ import jax.numpy as jnp
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree, flatten, map_layers, unflatten
 from jax_prompt.core.tuner import Place, Tuner
+from jax_prompt.nn.convolution import convolve_like
 from jax_prompt.nn.layers import dropout
 
 THIRDS = ('q', 'k', 'v')  # in the order of the joint projection's outputs
-PARTS = ('qkv', *THIRDS, 'proj', 'fc1', 'fc2')
-_SITES = ('qkv', 'proj', 'fc1', 'fc2')  # a site's place is the number of its random stream
+CONVS = ('conv1', 'conv2', 'conv3', 'down_conv')
+PARTS = ('qkv', *THIRDS, 'proj', 'fc1', 'fc2', *CONVS)
+_GROUPS = {'mlp': ('fc1', 'fc2'), 'conv': CONVS}
+_DEFAULTS = {'resnet': 'conv2'}  # by family; of others: the joint projection
+_SITES = ('qkv', 'proj', 'fc1', 'fc2', *CONVS)  # a site's place numbers its random stream
 _FIRST_STREAM = 2  # 0 and 1 are the prompts' and the block's
 
 
@@ -39,14 +48,16 @@ class LoRA(Tuner):
       rank: r.
       scale: s, by which the update is multiplied (alpha / r of eq. 3).
       parts: what is updated, names joined by commas: 'qkv' (one A for all three), 'q', 'k', 'v'
-        (each its own), 'proj', 'fc1', 'fc2', or 'mlp' for the last two.
+        (each its own), 'proj', 'fc1', 'fc2', or 'mlp' for the last two; on a ResNet 'conv1',
+        'conv2', 'conv3', 'down_conv' (the shortcut's), or 'conv' for all that there are. 'auto':
+        'qkv' on a transformer, 'conv2', which is 3x3 in every block, on a ResNet.
       first_layer: first layer that is updated; training starts from the tokens that enter it.
       dropout_rate: share of the elements of x dropped on the way to A in training (NOAH: 0).
     """
 
     rank: int = 8
     scale: float = 1.0
-    parts: str = 'qkv'
+    parts: str = 'auto'
     first_layer: int = 0
     dropout_rate: float = 0.0
 
@@ -59,24 +70,42 @@ class LoRA(Tuner):
             raise ValueError(f'first_layer is {self.first_layer}; at least 0')
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ValueError(f'dropout_rate is {self.dropout_rate}; allowed: [0, 1)')
-        wrong = [name for name in self.names if name not in PARTS]
-        if wrong or not isinstance(self.parts, str):
+        if self.parts == 'auto':
+            return
+        names = [name for word in self._words('') for name in _GROUPS.get(word, (word,))]
+        if any(name not in PARTS for name in names) or not isinstance(self.parts, str):
             raise ValueError(
-                f'parts is {self.parts!r}; allowed: {", ".join(PARTS)}, mlp, '
-                "one or more joined by commas, as in 'q,v'"
+                f'parts is {self.parts!r}; allowed: {", ".join(PARTS)}, mlp, conv, '
+                "one or more joined by commas, as in 'q,v', or auto"
             )
-        twice = len(set(self.names)) < len(self.names)
-        if twice or ('qkv' in self.names and set(THIRDS) & set(self.names)):
+        if len(set(names)) < len(names) or ('qkv' in names and set(THIRDS) & set(names)):
             raise ValueError(
                 f"parts is {self.parts!r}, which names a projection twice; 'qkv' is q, k and v at "
-                "once, 'mlp' is fc1 and fc2. Name each once"
+                "once, 'mlp' is fc1 and fc2, 'conv' all convolutions. Name each once"
             )
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The parts, 'mlp' written out."""
-        words = [word.strip() for word in str(self.parts).split(',')]
-        return tuple(name for w in words for name in (('fc1', 'fc2') if w == 'mlp' else (w,)))
+    def _words(self, family: str) -> list[str]:
+        parts = _DEFAULTS.get(family, 'qkv') if self.parts == 'auto' else str(self.parts)
+        return [word.strip() for word in parts.split(',')]
+
+    def names(self, spec: BackboneSpec) -> tuple[str, ...]:
+        """Returns the parts, groups written out: what some layer of this backbone has of them.
+
+        Raises:
+          ValueError: a part that no layer has.
+        """
+        known = {site for run in spec.runs().values() for site in run.sites}
+        names: list[str] = []
+        for word in self._words(spec.family):
+            group = _GROUPS.get(word, (word,))
+            own = [name for name in group if _site_of(name) in known]
+            if not own:
+                raise ValueError(
+                    f'a {spec.family} has no projection {_site_of(group[0])!r}; it has '
+                    f'{[site for site in _SITES if site in known]}: change parts'
+                )
+            names += own
+        return tuple(names)
 
     def layer_range(self, spec: BackboneSpec) -> range:
         """Returns the layers that are updated.
@@ -94,30 +123,32 @@ class LoRA(Tuner):
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns {'layers': {part: {'down' [l, inputs, r], 'up' [l, r, outputs]}}}, float32.
 
-        l counts the layers that are updated. `down` is uniform in +-1 / sqrt(inputs), which is
-        Kaiming's bound with a = sqrt(5), and `up` zero, as in the code of LoRA and of NOAH.
+        l counts the layers that are updated; of a convolution `down` is [l, k, k, inputs, r]. It is
+        uniform in +-1 / sqrt(k^2 inputs), which is Kaiming's bound with a = sqrt(5), and `up` zero,
+        as in the code of LoRA and of NOAH. Stages without a part have no leaves for it.
 
         Raises:
           ValueError: a backbone without one of the projections.
         """
-        return {'layers': self.per_stage(key, spec, self._init_stage)}
+        names = self.names(spec)
 
-    def _init_stage(self, key: jax.Array, spec: BackboneSpec) -> Tree:
-        count, out = spec.num_layers, {}
-        for name, part_key in zip(self.names, jax.random.split(key, len(self.names)), strict=True):
-            site = spec.sites.get(_site_of(name))
-            if site is None:
-                raise ValueError(
-                    f'a {spec.family} has no projection {_site_of(name)!r}; it has '
-                    f'{sorted(s for s in spec.sites if s in _SITES)}: change parts'
-                )
-            outputs = site.outputs // (3 if name in THIRDS else 1)
-            bound, shape = 1.0 / math.sqrt(site.inputs), (count, site.inputs, self.rank)
-            out[name] = {
-                'down': jax.random.uniform(part_key, shape, jnp.float32, -bound, bound),
-                'up': jnp.zeros((count, self.rank, outputs)),
-            }
-        return out
+        def make(key: jax.Array, stage: BackboneSpec) -> Tree:
+            keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+            own = [name for name in names if _site_of(name) in stage.sites]
+            return {name: self._init_part(keys[name], name, stage) for name in own}
+
+        return {'layers': self.per_stage(key, spec, make)}
+
+    def _init_part(self, key: jax.Array, name: str, spec: BackboneSpec) -> Tree:
+        site, count = spec.sites[_site_of(name)], spec.num_layers
+        outputs = site.outputs // (3 if name in THIRDS else 1)
+        area = (site.kernel, site.kernel) if name in CONVS else ()
+        shape = (count, *area, site.inputs, self.rank)
+        bound = 1.0 / math.sqrt(math.prod(area) * site.inputs)
+        return {
+            'down': jax.random.uniform(key, shape, jnp.float32, -bound, bound),
+            'up': jnp.zeros((count, self.rank, outputs)),
+        }
 
     def after(self, place: Place, site: str, x: jax.Array, y: jax.Array) -> jax.Array:
         """Returns y + s B A x (eq. 3), in the dtype of y."""
@@ -129,7 +160,8 @@ class LoRA(Tuner):
             x = dropout(key, x, self.dropout_rate)
 
         def product(part: Tree) -> jax.Array:
-            return (x @ part['down'].astype(y.dtype)) @ part['up'].astype(y.dtype)
+            down, up = part['down'].astype(y.dtype), part['up'].astype(y.dtype)
+            return (convolve_like(x, down, y) if site in CONVS else x @ down) @ up
 
         update = _joined(site, place.params, product)  # [..., outputs]
         return y if update is None else y + self.scale * update
@@ -146,11 +178,11 @@ class LoRA(Tuner):
                 return weights
             own = self.segment(layers, (layer, layer + 1), spec)
             own = jax.tree.map(lambda leaf: leaf[0], own)
-            flat = flatten(weights)
+            flat, sites = flatten(weights), spec.sites_of(layer)
             for site in _SITES:
-                update = _joined(site, own, product)  # [inputs, outputs]
+                update = _joined(site, own, product)  # [inputs, outputs], k x k before
                 if update is not None:
-                    path = f'{spec.sites[site].weights}/kernel'
+                    path = f'{sites[site].weights}/kernel'
                     flat[path] = jnp.asarray(flat[path], jnp.float32) + self.scale * update
             return unflatten(flat)
 

@@ -2,7 +2,9 @@
 
 Yosinski et al., "How transferable are features in deep neural networks?", arXiv:1411.1792, as a
 baseline of Jia et al., arXiv:2203.12119 (k = 1 there). Training starts from the tokens that enter
-block L - k, which are cached where no augmentation is random.
+block L - k, which are cached where no augmentation is random. On a ResNet blocks are residual
+blocks, behind which there is no norm; their batch norms keep their statistics. (The code of Jia et
+al. counts whole stages there: its k = 1 is `last` = 3 on a ResNet-50.)
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,9 @@
 
 Wang et al., "Adapting Shortcut with Normalizing Flow: An Efficient Tuning Framework for Visual
 Recognition" (CVPR 2023): a block's x + f(x) becomes g(x) + f(x), at both of its shortcuts, where g
-is an invertible map on the channels that starts as the identity. Kinds, after Rezende and Mohamed,
+is an invertible map on the channels that starts as the identity. A residual block of a ResNet has
+one shortcut, whose map it acts on pixel by pixel, behind the convolution and norm of a
+downsampling one. Kinds, after Rezende and Mohamed,
 arXiv:1505.05770, section 4:
 
 - 'affine': g(x) = a x + b, elementwise;
@@ -23,7 +25,7 @@ from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
 
 KINDS = ('affine', 'planar')
-SITES = ('shortcut1', 'shortcut2')
+SITES = ('shortcut1', 'shortcut2', 'shortcut')  # a transformer's, a ResNet's
 _SHIFT = math.log(math.e - 1.0)  # softplus of it is 1
 
 
@@ -49,32 +51,30 @@ class SNF(Tuner):
         """Returns the flows as identities, leaves [L, flows, ...], float32.
 
         Raises:
-          ValueError: a backbone without these shortcuts.
+          ValueError: a backbone without shortcuts.
         """
-        missing = [site for site in SITES if site not in spec.sites]
-        if missing:
-            raise ValueError(
-                f'a {spec.family} has no sites {missing}; take a ViT or a Swin for SNF'
-            )
+        if not any(site in spec.sites for site in SITES):
+            raise ValueError(f'a {spec.family} has no sites {SITES}, which SNF acts on')
         return {'layers': self.per_stage(key, spec, self._init_stage)}
 
     def _init_stage(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         shape = (spec.num_layers, self.flows, spec.width)
+        sites = [site for site in SITES if site in spec.sites]
         if self.kind == 'affine':
-            made = {site: {'scale': jnp.ones(shape), 'offset': jnp.zeros(shape)} for site in SITES}
+            made = {site: {'scale': jnp.ones(shape), 'offset': jnp.zeros(shape)} for site in sites}
             return made
-        keys = dict(zip(SITES, jax.random.split(key, 2), strict=True))
+        keys = dict(zip(sites, jax.random.split(key, len(sites)), strict=True))
         return {
             site: {
                 'direction': jax.random.normal(keys[site], shape) / spec.width**0.5,
                 'offset': jnp.zeros(shape),
                 'bias': jnp.zeros(shape[:2]),
             }
-            for site in SITES
+            for site in sites
         }
 
     def after(self, place: Place, site: str, x: jax.Array, y: jax.Array) -> jax.Array:
-        """Maps the shortcut's tokens y [B, T, D]; other sites as they are."""
+        """Maps the shortcut's tokens or pixels y [..., D]; other sites as they are."""
         if site not in SITES:
             return y
         params = place.params[site]
@@ -93,5 +93,5 @@ def _planar(params: Tree, x: jax.Array) -> jax.Array:
     product = jnp.dot(w, u)
     allowed = jax.nn.softplus(product + _SHIFT) - 1.0  # above -1, and 0 at 0
     u = u + (allowed - product) * w / (jnp.dot(w, w) + 1e-12)
-    gate = jnp.tanh(x @ w + params['bias'])[..., None]  # [B, T, 1]
+    gate = jnp.tanh(x @ w + params['bias'])[..., None]  # [..., 1]
     return (x + gate * u).astype(x.dtype)

@@ -5,9 +5,10 @@ arXiv:2210.08823, section 3 (scale and shift, then re-parameterisation for infer
 
     y = gamma * x + beta
 
-after the patch embedding, each LayerNorm, each projection (qkv, proj, fc1, fc2) and the final norm.
-Trainable scalars: 2 x the outputs of these, 205,824 on ViT-B. Every such operation is itself linear
-in its last step, so gamma and beta fold into its weights for inference (`SSF.merged`).
+after the patch embedding, each LayerNorm, each projection (qkv, proj, fc1, fc2) and the final norm;
+on a ResNet after each convolution and each batch norm. Trainable scalars: 2 x the outputs of these,
+205,824 on ViT-B, 106,240 on ResNet-50. Every such operation is itself linear in its last step, so
+gamma and beta fold into its weights for inference (`SSF.merged`).
 
 beta is the leaf `offset`: weight decay leaves it and `scale` alone, as the released code does,
 which decays no vector.
@@ -80,16 +81,16 @@ class SSF(Tuner):
     def merged(self, backbone: Tree, params: Tree, spec: BackboneSpec) -> Tree:
         """Returns the backbone with gamma W and gamma b + beta for W and b (see `Tuner`).
 
+        A convolution before a batch norm has no bias b; beta is taken off that norm's mean.
+
         Raises:
-          ValueError: an operation without a bias, which has no place for beta.
+          ValueError: an operation without a bias or such a norm, which has no place for beta.
         """
 
         def change(layer: int, weights: Tree) -> Tree:
             own = self.segment(params['layers'], (layer, layer + 1), spec)
-            sites = spec.runs(range(layer, layer + 1))
-            return _folded(
-                weights, jax.tree.map(lambda leaf: leaf[0], own), next(iter(sites.values())).sites
-            )
+            own = jax.tree.map(lambda leaf: leaf[0], own)
+            return _folded(weights, own, spec.sites_of(layer))
 
         layers = map_layers(backbone, change)
         return _folded(layers, params['shared'], spec.outer)
@@ -100,13 +101,22 @@ def _folded(weights: Tree, params: Tree, sites: Mapping[str, Site]) -> Tree:
     flat = flatten(weights)
     for name, own in params.items():
         path = sites[name].weights
-        bias = f'{path}/bias'
         kernel = f'{path}/kernel' if f'{path}/kernel' in flat else f'{path}/scale'
-        if bias not in flat:
+        bias, mean = f'{path}/bias', _mean_after(name, sites)
+        if bias in flat:
+            flat[bias] = jnp.asarray(flat[bias], jnp.float32) * own['scale'] + own['offset']
+        elif mean in flat:
+            flat[mean] = jnp.asarray(flat[mean], jnp.float32) - own['offset']
+        else:
             raise ValueError(
                 f'{path} has no bias, and a shift can only be folded into one; give the tree a '
                 f'zero {bias} and the backbone a config with it (ViT: qkv_bias=True)'
             )
         flat[kernel] = jnp.asarray(flat[kernel], jnp.float32) * own['scale']  # on the last axis
-        flat[bias] = jnp.asarray(flat[bias], jnp.float32) * own['scale'] + own['offset']
     return unflatten(flat)
+
+
+def _mean_after(name: str, sites: Mapping[str, Site]) -> str:
+    """Returns the path of the mean that a convolution's batch norm takes off; '' without one."""
+    norm = sites.get(name.replace('conv', 'norm')) if 'conv' in name else None
+    return f'{norm.weights}/mean' if norm else ''

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_prompt.weights import swin, swin_facts, vit, vit_facts
+from jax_prompt.weights import resnet, resnet_facts, swin, swin_facts, vit, vit_facts
 from jax_prompt.weights.rules import Matched, Shape, Table
 
 
@@ -49,8 +49,8 @@ class Family:
         fitting = [table for table in self.formats.values() if table.prefix(names) is not None]
         if not fitting:
             raise ValueError(
-                f'{source} is no {self.name} of a known format ({list(self.formats)}); it lacks a '
-                f'patch embedding; its names begin with {sorted(names)[:6]}'
+                f'{source} is no {self.name} of a known format ({list(self.formats)}); it lacks '
+                f'its first layer; its names begin with {sorted(names)[:6]}'
             )
         shown = [table for table in fitting if table.shows(names, container.split('/'))]
         agreeing = [table for table in shown or fitting if table.name == expected]
@@ -84,6 +84,15 @@ FAMILIES: Mapping[str, Family] = {
         swin_facts.leaf_shapes,
         swin_facts.settle_positions,
         swin_facts.decided,
+    ),
+    'resnet': Family(
+        'ResNet',
+        resnet.FORMATS,
+        resnet_facts.facts_of,
+        resnet_facts.facts_asked,
+        resnet_facts.leaf_shapes,
+        resnet_facts.settle_positions,
+        resnet_facts.decided,
     ),
 }
 # All formats that there are, by name, for help texts.

@@ -77,7 +77,8 @@ class Report:
       config: the network that they are for; its image size is the table's.
       form: kind of file: 'npz', 'safetensors', 'torch zip' or 'torch legacy'.
       container: nested containers that were opened, 'a/b'.
-      grid: patches along one side of the file's position embedding, or of its windows (Swin).
+      grid: patches along one side of the file's position embedding, or of its windows (Swin); 0:
+        it has neither.
       used: {source name: path}.
       skipped: {source name: reason}.
       left: what lay beside the weights (optimizer, epoch, ...).
@@ -98,7 +99,8 @@ class Report:
         who = self.identity
         lines = [
             f'{who.source}: {who.name}, format {who.format}, {self.form}, sha256 {who.sha256}',
-            f'normalised by mean {who.mean}, std {who.std}; position grid {self.grid}x{self.grid}',
+            f'normalised by mean {who.mean}, std {who.std}'
+            + (f'; position grid {self.grid}x{self.grid}' if self.grid else ''),
             f'used {len(self.used)} arrays'
             + (f" of container '{self.container}'" if self.container else ''),
         ]

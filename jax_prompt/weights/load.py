@@ -9,7 +9,6 @@ names decide (LayerNorm's epsilon, pooling). `report.identity` is what results c
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from jax_prompt.backbones.table import (
     lookup,
     tags,
 )
+from jax_prompt.core.files import whole_file
 from jax_prompt.core.tree import Tree, flatten, unflatten, unstack_layers
 from jax_prompt.weights.families import FAMILIES, Family
 from jax_prompt.weights.identity import Identity, Report, colour
@@ -129,14 +129,9 @@ def save_converted(
             flat[leaf] = np.ascontiguousarray(np.asarray(value), dtype=target)
         if not np.isfinite(flat[leaf].astype(np.float32)).all():
             raise ValueError(f'{leaf} is not finite in {dtype}; store it as float32 or bfloat16')
-    path = Path(path)
-    unfinished = path.with_name(f'{path.name}.{os.getpid()}.part')
-    try:
-        text = json.dumps(replace(identity, converted_sha256=None).to_dict(), sort_keys=True)
-        unfinished.write_bytes(save(flat, metadata={_KEY: text}))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    text = json.dumps(replace(identity, converted_sha256=None).to_dict(), sort_keys=True)
+    with whole_file(path) as file:
+        file.write(save(flat, metadata={_KEY: text}))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from jax_prompt.backbones.vit import ViT, adapt, run_block
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import Cut
 from jax_prompt.core.tree import segment_name, stack_layers, unstack_layers
+from jax_prompt.core.tuner import Tuner
 
 CONFIG = ViTConfig(32, 4, 2, 64, 4, 16)
 
@@ -30,7 +31,7 @@ def _features(config, params, images, **options):
 @pytest.mark.parametrize('seams', [(2,), (1, 3)])
 def test_seams_and_unrolled_blocks_change_nothing(params, images, seams):
     want = _features(CONFIG, params, images)
-    cut = stack_layers(unstack_layers(params), seams)
+    cut = stack_layers(unstack_layers(params), (*CONFIG.seams, *seams))
     got = _features(CONFIG, cut, images, module={'seams': seams})
     np.testing.assert_allclose(got, want, atol=1e-5)
     got = _features(replace(CONFIG, scan=False), params, images)
@@ -39,24 +40,44 @@ def test_seams_and_unrolled_blocks_change_nothing(params, images, seams):
 
 def test_running_to_a_cut_and_on_equals_running_through(params, images):
     want = _features(CONFIG, params, images)
-    cut = stack_layers(unstack_layers(params), (2,))
+    cut = stack_layers(unstack_layers(params), (2, 3))
     vit = ViT(CONFIG, (2,))
     tokens = vit.apply({'params': cut}, images, stop=Cut(2))
     np.testing.assert_allclose(vit.apply({'params': cut}, tokens, start=Cut(2)), want, atol=1e-5)
     with pytest.raises(ValueError, match='no seam'):
-        vit.apply({'params': cut}, images, stop=Cut(3))
+        vit.apply({'params': cut}, images, stop=Cut(1))
 
 
 def test_single_blocks_add_up_to_the_network(params, images):
-    vit, blocks = ViT(CONFIG), params[segment_name(0, 4)]
-    tokens = vit.apply({'params': params}, images, stop=Cut(0))
+    blocks = stack_layers(unstack_layers(params))[segment_name(0, 4)]
+    tokens = ViT(CONFIG).apply({'params': params}, images, stop=Cut(0))
     for layer in range(4):
         tokens = run_block(CONFIG, blocks, tokens, layer)
-    whole = ViT(CONFIG, (3,)).apply(
-        {'params': stack_layers(unstack_layers(params), (3,))}, images, stop=Cut(3)
-    )
+    whole = ViT(CONFIG).apply({'params': params}, images, stop=Cut(3))
     last = run_block(CONFIG, blocks, whole, 3)
     np.testing.assert_allclose(tokens, last, atol=1e-5)
+
+
+def test_the_last_block_computes_the_class_token_alone(params, images):
+    shapes = {}
+
+    class Seen(Tuner):
+        def after(self, place, site, x, y):
+            shapes[site] = (x.shape[1], y.shape[1])
+            return y
+
+    ViT(replace(CONFIG, scan=False)).apply({'params': params}, images, Seen(), {})
+    assert shapes['ln1'] == shapes['qkv'] == (17, 17)
+    later = ('proj', 'attn', 'ln2', 'fc1', 'mlp', 'block')
+    assert {shapes[site] for site in later} == {(1, 1)}
+    blocks = stack_layers(unstack_layers(params))[segment_name(0, 4)]
+    tokens = ViT(CONFIG).apply({'params': params}, images, stop=Cut(3))
+    whole = run_block(CONFIG, blocks, tokens, 3)[:, 0]  # all tokens computed
+    norm = params['norm']
+    x = np.asarray(whole, np.float64)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    got = _features(CONFIG, params, images)
+    np.testing.assert_allclose(got, x * norm['scale'] + norm['bias'], atol=1e-5)
 
 
 @pytest.mark.parametrize('remat', ['save', 'full'])
@@ -105,9 +126,10 @@ def test_variants_give_finite_features_of_one_image_at_a_time(images, change):
 
 def test_mean_pooling_takes_patch_tokens_only(params, images):
     config = replace(CONFIG, pool='mean')
+    blocks = stack_layers(unstack_layers(params))[segment_name(0, 4)]
     tokens = _features(config, params, images, stop=Cut(0))
     for layer in range(4):
-        tokens = run_block(config, params[segment_name(0, 4)], tokens, layer)
+        tokens = run_block(config, blocks, tokens, layer)
     scale, bias = params['norm']['scale'], params['norm']['bias']
     x = np.asarray(tokens[:, 1:], np.float64)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)

@@ -14,8 +14,8 @@ from jax_prompt.data.preflight import split_sizes
 from jax_prompt.data.sources import open_source
 from jax_prompt.data.subsets import few_shot, long_tail
 from jax_prompt.data.tasks import ALL, find_task
-from jax_prompt.train.build import open_data
 from jax_prompt.train.config import Input, RunConfig
+from jax_prompt.train.splits import open_data
 
 # Table S1 of arXiv:2402.02382: classes, train, val, test.
 TABLE_S1 = {

@@ -18,8 +18,8 @@ from jax_prompt.data.image_cache import StoredImages, cached_images
 from jax_prompt.data.loader import load_arrays
 from jax_prompt.data.sources import open_source
 from jax_prompt.data.split import Split, concatenate
-from jax_prompt.train.build import join, load_split, open_data
 from jax_prompt.train.config import Input, RunConfig
+from jax_prompt.train.splits import join, load_split, open_data
 
 ROOT = Path(__file__).resolve().parents[2]
 VIEW = {'method': 'bilinear_tf', 'crop': 'squash', 'crop_ratio': 0.875}

@@ -21,7 +21,7 @@ def _tuned(method, **options):
     """Returns a classifier of a small ViT and noisy parameters."""
     model = build_classifier(CONFIG, get_method(method), 3, **options)
     layers = unstack_layers(_backbone())
-    params = {'backbone': stack_layers(layers, model.backbone.seams)}
+    params = {'backbone': stack_layers(layers, (*CONFIG.seams, *model.backbone.seams))}
     return model, params | noisy(model.init_added(jax.random.key(0)), 5)
 
 

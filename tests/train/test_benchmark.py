@@ -14,7 +14,7 @@ from configs import fgvc, offline_suite, vtab
 from jax_prompt.data.fgvc import VIEW as FGVC
 from jax_prompt.data.vtab import VIEW as VTAB
 from jax_prompt.evals import rows
-from jax_prompt.train import build, runner
+from jax_prompt.train import runner, splits
 from jax_prompt.train.benchmark import (
     Benchmark,
     resolve_benchmark,
@@ -103,7 +103,7 @@ def test_search_then_seeds_then_nothing_to_do(make, make_config, tmp_path, pack,
 
 
 def test_the_search_reads_no_image_of_test(make, tmp_path, second, monkeypatch):
-    real = build.open_source
+    real = splits.open_source
 
     def guarded(*args, **options):
         source = real(*args, **options)
@@ -114,7 +114,7 @@ def test_the_search_reads_no_image_of_test(make, tmp_path, second, monkeypatch):
         splits = {**source.splits, 'test': replace(source.splits['test'], read=forbidden)}
         return replace(source, splits=splits)
 
-    monkeypatch.setattr(build, 'open_source', guarded)
+    monkeypatch.setattr(splits, 'open_source', guarded)
     config = make((second,)).config(str(second))
     assert search(config, tmp_path / 'search', quiet=True)['lr'] in config.search_lrs
     with pytest.raises(PermissionError, match='of test was read'):

@@ -42,7 +42,7 @@ def test_a_step_on_loaded_weights(weights):
     path, tree = weights
     config = _config(path)
     backbone = build_backbone(config)
-    assert backbone.config.remat == Model().remat and backbone.config.window == 4
+    assert backbone.config.remat in ('none', 'save', 'full') and backbone.config.window == 4
     for name, leaf in flatten(unstack_layers(tree)).items():
         np.testing.assert_array_equal(flatten(backbone.tree)[name], leaf)
     program = build_program(config, backbone, 5, 4)

@@ -35,7 +35,7 @@ def test_tokens_are_those_that_enter_each_block(source, images):
     x = images.astype(np.float32) / 127.5 - 1.0
     tokens = source.embed(images)
     for layer in range(3):
-        seams = (layer,) if layer else ()
+        seams = (*CONFIG.seams, *((layer,) if layer else ()))
         cut = stack_layers(unstack_layers(params), seams)
         want = type(backbone)(CONFIG, seams).apply({'params': cut}, x, stop=Cut(layer))
         np.testing.assert_allclose(tokens, want, atol=1e-5)

@@ -50,7 +50,8 @@ def test_partial_trains_the_last_blocks_and_the_norm(last):
     model, params = _model('partial', last=last)
     trained = _trained(model, params, get_method('partial'))
     groups = {path.split('/')[0] for path in trained}
-    assert groups == {f'blocks_{3 - last:02d}_03', 'norm'}
+    before = {f'blocks_{3 - last:02d}_02'} if last > 1 else set()
+    assert groups == {*before, 'blocks_02_03', 'norm'}
     block = 4 * 32 + 32 * 96 + 96 + 33 * 32 + 33 * 64 + 65 * 32
     assert count(trained) == last * block + 64
     assert get_method('partial').cut(model.tuner, model.spec).block == 3 - last
@@ -139,8 +140,9 @@ def test_snf_maps_the_shortcut_and_not_the_branch():
     """With branches that yield 0, the network is the product of its shortcuts' scales."""
     _, params = _model('snf')
     zero = lambda path, x: x * (path[-2].key not in ('proj', 'fc2'))  # noqa: E731
-    segment = params['backbone']['blocks_00_03']
-    params['backbone']['blocks_00_03'] = jax.tree_util.tree_map_with_path(zero, segment)
+    for name in ('blocks_00_02', 'blocks_02_03'):
+        segment = params['backbone'][name]
+        params['backbone'][name] = jax.tree_util.tree_map_with_path(zero, segment)
     layers = params['tuner']['layers']
     layers['shortcut1']['scale'] *= 2.0
     layers['shortcut2']['offset'] += 1.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_prompt.backbones.vit_config import ViTConfig
-from jax_prompt.core.tree import count, flatten
+from jax_prompt.core.tree import count, flatten, unstack_layers
 from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
 from jax_prompt.tuners.gated import GatedVPT
@@ -49,15 +49,14 @@ def _torch_logits(torch, p, images):
     x = torch.cat([x[:, :1], prompts, x[:, 1:]], dim=1)
     for i in range(3):
         before = x[:, 1 : 1 + num]
-        block = {k: v[i] for k, v in p.items() if 'blocks' in k}
-        p = {**p, **{k.replace('blocks_00_03', 'block'): v for k, v in block.items()}}
-        y = dense(norm(x, 'backbone/block/ln1'), 'backbone/block/attn/qkv')
+        block = f'backbone/block_{i:02d}'
+        y = dense(norm(x, f'{block}/ln1'), f'{block}/attn/qkv')
         q, k, v = y.reshape(*y.shape[:2], 3, 2, 16).permute(2, 0, 3, 1, 4)
         scores = q @ k.transpose(-1, -2) / (16**0.5 * p['tuner/layers/temperatures'][i])
         y = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(y.shape[0], -1, 32)
-        x = x + dense(y, 'backbone/block/attn/proj')
-        y = dense(norm(x, 'backbone/block/ln2'), 'backbone/block/mlp/fc1')
-        x = x + dense(torch.nn.functional.gelu(y), 'backbone/block/mlp/fc2')
+        x = x + dense(y, f'{block}/attn/proj')
+        y = dense(norm(x, f'{block}/ln2'), f'{block}/mlp/fc1')
+        x = x + dense(torch.nn.functional.gelu(y), f'{block}/mlp/fc2')
         if i < 2:
             gate = torch.sigmoid(p['tuner/shared/gates'][i])
             mixed = gate * x[:, 1 : 1 + num] + (1 - gate) * before
@@ -68,7 +67,8 @@ def _torch_logits(torch, p, images):
 def test_logits_and_gradients_equal_a_restatement_in_torch():
     torch = pytest.importorskip('torch', reason='torch is not installed')
     model, params, images, rows = _model()
-    flat = {k: torch.tensor(np.asarray(v)) for k, v in flatten(params).items()}
+    layers = {**params, 'backbone': unstack_layers(params['backbone'])}
+    flat = {k: torch.tensor(np.asarray(v)) for k, v in flatten(layers).items()}
     for path, leaf in flat.items():
         leaf.requires_grad_(path.startswith('tuner/'))
     want = _torch_logits(torch, flat, torch.tensor(np.asarray(images)))

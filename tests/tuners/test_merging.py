@@ -15,6 +15,8 @@ from jax_prompt.tuners.lora import LoRA
 from jax_prompt.tuners.ssf import SSF
 from jax_prompt.tuners.vpt import VPT
 
+SEGMENTS = {'blocks_00_02': 2, 'blocks_02_03': 1}  # of a network without further seams
+
 
 @pytest.mark.parametrize(
     'tuner',
@@ -42,7 +44,9 @@ def test_merged_weights_give_the_same_features(tuner, change):
     jax.tree.map(np.testing.assert_array_equal, backbone, before)
     apart = tuner.merged(jax.tree.map(np.asarray, unstack_layers(backbone)), params, SPEC)
     assert sum(key.startswith('block_') for key in apart) == 3
-    jax.tree.map(np.testing.assert_array_equal, stack_layers(apart, seams), merged)
+    jax.tree.map(
+        np.testing.assert_array_equal, stack_layers(apart, (*config.seams, *seams)), merged
+    )
 
 
 @pytest.mark.parametrize('names', ['lora+ssf', 'ssf+lora'])
@@ -60,7 +64,8 @@ def test_a_shift_without_a_bias_to_take_it_is_named():
     backbone, params = backbone_of(config), noisy(SSF().init(jax.random.key(0), SPEC))
     with pytest.raises(ValueError, match=r'attn/qkv has no bias.*qkv_bias=True'):
         tuner.merged(backbone, params, SPEC)
-    flat = flatten(backbone) | {'blocks_00_03/attn/qkv/bias': jnp.zeros((3, 96))}
+    biases = {f'{name}/attn/qkv/bias': jnp.zeros((n, 96)) for name, n in SEGMENTS.items()}
+    flat = flatten(backbone) | biases
     merged = tuner.merged(unflatten(flat), params, SPEC)  # as the message says
     want = features(config, backbone, tuner, params)
     assert largest(features(CONFIG, merged), want) <= 1e-4

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from tuned_swin import CLASSES, CONFIG, IMAGES, PROMPTS, gradients, tuned
 
+from jax_prompt.backbones.swin_config import SwinConfig
 from jax_prompt.core.tree import count, flatten, split
 from jax_prompt.methods import METHODS, get_method
 from jax_prompt.model import build_classifier
@@ -34,6 +35,8 @@ ADDED = {
     'dvpt_deep': 2 * PROMPTS * (D + E) + _meta(D, PROMPTS * D) + _meta(E, PROMPTS * E),
     'gated_vpt': PROMPTS * D + 3 + 4,
     'e2vpt': 2 * (PROMPTS + 5) * (D + E),
+    'vpt_pad': 3 * 32**2 - 3 * (32 - 2 * PROMPTS) ** 2,
+    'vpt_channels': PROMPTS * (32**2 + 4**2 * D),
     'lion': (2 * 27 * 64 + 64 + 8) + (2 * E * 105 + E + 105 + 2 * 105**2 + 105 + 2),
     'lora': 2 * 8 * 4 * (D + E),
     'ssf': 2 * (2 * D + 4 * D + E + E + 2 * SSF_BLOCK * (D + E)),
@@ -53,6 +56,7 @@ TOGETHER = (
     'vpt_deep+lora+ssf+adapter+snf+mp',
     'e2vpt+bias',
     'gated_vpt+partial',
+    'vpt_pad+vpt_channels',
     'dvpt_deep',
     'vpt_shallow',
     'full',
@@ -67,6 +71,17 @@ def test_trainable_count_equals_the_closed_form(name):
     params = jax.eval_shape(classifier.init, jax.random.key(0))
     trainable, _ = split(params, method.predicate(classifier.tuner, classifier.spec))
     assert count(trainable) == ADDED[name] + (E + 1) * CLASSES
+
+
+@pytest.mark.parametrize(
+    ('name', 'prompts', 'golden'),
+    [('vpt_shallow', 50, 6_400), ('vpt_deep', 50, 601_600), ('lion', 10, 241_854)],
+)
+def test_golden_counts_on_swin_b(name, prompts, golden):
+    config = SwinConfig(128, (2, 2, 18, 2), (4, 8, 16, 32), 7, 4, 224)
+    method = get_method(name)
+    model = build_classifier(config, method, 10, **method.with_prompts({}, prompts))
+    assert count(jax.eval_shape(model.init_added, jax.random.key(0))['tuner']) == golden
 
 
 @pytest.mark.parametrize('name', TOGETHER)

@@ -1,5 +1,6 @@
 """Loading is strict, says what it did, and can be written and read again."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from safetensors.numpy import load_file, save_file
 from jax_prompt.backbones import table
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import count, flatten, stack_layers
-from jax_prompt.weights import load
 from jax_prompt.weights.identity import Identity
 from jax_prompt.weights.load import load_weights, save_converted
 from jax_prompt.weights.readers import read
@@ -258,7 +258,7 @@ def test_failed_writes_leave_the_old_file(small, tmp_path, monkeypatch):
     path = tmp_path / 'own.safetensors'
     save_converted(path, tree, report.identity)
     before = path.read_bytes()
-    monkeypatch.setattr(load.os, 'replace', lambda *_: (_ for _ in ()).throw(OSError('full')))
+    monkeypatch.setattr(os, 'replace', lambda *_: (_ for _ in ()).throw(OSError('full')))
     with pytest.raises(OSError, match='full'):
         save_converted(path, tree, report.identity, 'float16')
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,131 @@
+"""What the activations of a training step take, and how a step is made to fit.
+
+The figures are those of the backward pass through every block, which is what a step keeps; weights
+and optimizer state are small beside them or there in any case. They are estimates: products, norms
+and attention are counted, what XLA adds or saves is not. On ViT-Ti/16 with 50 prompts they lie
+within a third of XLA's own figures (`tests/train/test_memory.py` compares).
+"""
+
+import os
+from dataclasses import dataclass
+
+import jax
+
+from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.tuner import Tuner
+from jax_prompt.train.micro_batch import number_of_parts
+
+# Rows of a product that fill one core of a CPU while they stay in its caches. On two cores parts of
+# 512 and of 1,024 tokens train ViT-Ti and ViT-B equally fast, the first in two thirds of the memory
+# (docs/performance.md).
+_TOKENS_PER_CORE = 256
+_CPU_MB = 4096.0
+_KEPT = 1.5  # by automatic differentiation, over the outputs of the named operations
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """How a step is made to fit.
+
+    Attributes:
+      micro_batch: most images whose gradient is formed at once; 0: the whole batch.
+      remat: what the backward pass keeps, 'none', 'save' or 'full' (`backbones/stack.py`).
+    """
+
+    micro_batch: int
+    remat: str
+
+
+def plan_step(
+    spec: BackboneSpec,
+    tuner: Tuner,
+    batch_size: int,
+    *,
+    remat: str = 'auto',
+    micro_batch: int = 0,
+    memory_mb: float = 0.0,
+    devices: int = 1,
+    bytes_per_value: int = 4,
+) -> StepPlan:
+    """Chooses what is left open of a step.
+
+    On a CPU a batch is computed in parts that its caches hold, and blocks keep four tensors each,
+    which is the fastest there. Elsewhere the whole batch keeps all that automatic differentiation
+    asks for, if the memory holds it, or else less; where even 'full' is too much, in parts.
+
+    Args:
+      spec: the backbone.
+      tuner: what the method adds.
+      batch_size: images a step.
+      remat: 'auto', or what is asked for.
+      micro_batch: 0, or what is asked for.
+      memory_mb: what activations may take on each device, in MB; 0: half of its memory, 4 GB on
+        CPU.
+      devices: devices that share the batch.
+      bytes_per_value: of an activation.
+    """
+    on_cpu = jax.default_backend() == 'cpu'
+    budget = memory_mb or _memory_mb()
+    forms = ('none', 'save', 'full') if spec.num_heads else ('none', 'full')
+    order = forms[1:] if on_cpu and spec.num_heads else forms
+    micro = micro_batch
+    if on_cpu and not micro:
+        cores = os.cpu_count() or 1
+        micro = max(devices, cores * _TOKENS_PER_CORE // max(_tokens(spec, tuner), 1))
+    if tuner.mixes_images:
+        micro = batch_size
+
+    def fits(form: str, images: int) -> bool:
+        held = activations_mb(spec, tuner, form, -(-images // devices), bytes_per_value)
+        return held <= budget
+
+    def part() -> int:
+        return batch_size // number_of_parts(batch_size, micro, devices)
+
+    chosen = remat
+    if remat == 'auto':
+        chosen = next((form for form in order if fits(form, part())), order[-1])
+    if not micro_batch and not tuner.mixes_images:
+        while part() > devices and not fits(chosen, part()):
+            micro = part() - 1
+    return StepPlan(0 if part() == batch_size else part(), chosen)
+
+
+def activations_mb(
+    spec: BackboneSpec, tuner: Tuner, remat: str, images: int, bytes_per_value: int = 4
+) -> float:
+    """Estimates what a step keeps for its backward pass and needs to compute a block, in MB.
+
+    Args:
+      spec: the backbone.
+      tuner: what the method adds; its prompts count, what else it computes does not.
+      remat: 'none', 'save' or 'full'.
+      images: images on one device.
+      bytes_per_value: of an activation.
+    """
+    kept, working = 0.0, 0.0
+    for run in spec.runs().values():
+        tokens, sites = _tokens(run, tuner), run.sites
+        # Where a grid shrinks, what enters its first block is larger; little beside the rest.
+        all_of = _KEPT * tokens * sum(s.outputs for s in sites.values() if s.weights)
+        each = {
+            'none': all_of,
+            'save': tokens * (2 * run.width + sum(sites[n].outputs for n in _SAVED if n in sites)),
+            'full': tokens * run.width,
+        }[remat]
+        kept += run.num_layers * each
+        # A block's backward pass: its activations, their gradients, two maps of attention.
+        working = max(working, 2 * all_of + 2 * run.num_heads * tokens**2)
+    return images * (kept + working) * bytes_per_value / 1e6
+
+
+_SAVED = ('qkv', 'fc1')
+
+
+def _tokens(spec: BackboneSpec, tuner: Tuner) -> int:
+    return spec.num_lead + spec.num_patches + (tuner.prompt_length if spec.num_heads else 0)
+
+
+def _memory_mb() -> float:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats['bytes_limit'] / 2e6 if 'bytes_limit' in stats else _CPU_MB

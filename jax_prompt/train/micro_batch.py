@@ -1,0 +1,126 @@
+"""A batch in parts: the gradients of micro-batches, summed.
+
+What trains is small here, so that a sum of gradients costs nothing, and only the activations of a
+part have to be held at once. On a CPU, whose caches then hold them, a batch of 32 in parts of 4
+trains faster than at once and takes a fraction of the memory (`docs/performance.md`); elsewhere it
+is how a batch fits that otherwise would not. `train/memory.py` chooses.
+
+The loss is a sum over images divided by the batch's weight, so that the sum over parts is that of
+the whole batch but for the order of additions. Dropout and stochastic depth draw other masks, since
+each part has a key of its own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jax_prompt.core.tree import Tree
+
+
+class Part(NamedTuple):
+    """What a part holds of each image.
+
+    Attributes:
+      x: what the model takes, [B, ...].
+      raw: features of the frozen network [B, D], or None.
+      labels: [B] int32.
+      weights: [B] float32.
+    """
+
+    x: Any
+    raw: Any
+    labels: jax.Array
+    weights: jax.Array
+
+
+def in_parts(
+    gradient: Callable[[Part, Tree, jax.Array], Any],
+    batch: Part,
+    probes: Tree,
+    key: jax.Array,
+    micro_batch: int,
+    devices: int = 1,
+) -> Any:
+    """Computes a batch's loss and gradients part by part.
+
+    Args:
+      gradient: (part, its probes, key) -> ((loss, correct), (gradients, gradients of the probes)),
+        the first three of which are sums over images.
+      batch: the whole batch.
+      probes: zero arrays [B, ...].
+      key: the step's key; a part's own is folded from it, but for a batch in one part.
+      micro_batch: most images of a part; 0: all.
+      devices: devices that share the batch, and each part of it.
+
+    Returns:
+      What `gradient` would return for the whole batch.
+    """
+    size = len(batch.labels)
+    parts = number_of_parts(size, micro_batch, devices)
+    if parts == 1:
+        return gradient(batch, probes, key)
+
+    def body(sums: Any, inputs: Any) -> tuple[Any, Tree]:
+        index, part, own_probes = inputs
+        out, (grads, seen) = gradient(part, own_probes, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, sums, (out, grads)), seen
+
+    inputs = (jnp.arange(parts), *_cut((batch, probes), parts))
+    first = jax.tree.map(lambda leaf: leaf[0], inputs)
+    shapes, (gradients, _) = jax.eval_shape(gradient, first[1], first[2], key)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes, gradients))
+    (out, grads), seen = jax.lax.scan(body, zeros, inputs)
+    return out, (grads, _join(seen))
+
+
+def map_parts(
+    function: Callable[[Any], jax.Array], x: Any, micro_batch: int, devices: int = 1
+) -> jax.Array:
+    """Applies a function of single images to a batch part by part.
+
+    Args:
+      function: maps leaves [b, ...] to [b, ...].
+      x: leaves [B, ...].
+      micro_batch: most images of a part; 0: all.
+      devices: devices that share the batch, and each part of it.
+
+    Returns:
+      [B, ...].
+    """
+    parts = number_of_parts(len(jax.tree.leaves(x)[0]), micro_batch, devices)
+    if parts == 1:
+        return function(x)
+    return _join(jax.lax.map(function, _cut(x, parts)))
+
+
+def _cut(tree: Any, parts: int) -> Any:
+    """Leaves [B, ...] to [parts, B / parts, ...]; each part takes every n-th image.
+
+    Where devices share the batch, each then has some of every part.
+    """
+    return jax.tree.map(
+        lambda leaf: jnp.swapaxes(leaf.reshape(-1, parts, *leaf.shape[1:]), 0, 1), tree
+    )
+
+
+def _join(tree: Any) -> Any:
+    """Turns what comes of `_cut` back: leaves [parts, b, ...] to [parts * b, ...]."""
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), tree)
+
+
+def number_of_parts(size: int, micro_batch: int, devices: int = 1) -> int:
+    """Returns into how many equal parts of at most `micro_batch` images a batch is cut.
+
+    The devices divide each part, where they divide the batch.
+
+    >>> number_of_parts(32, 8), number_of_parts(30, 8), number_of_parts(6, 8), number_of_parts(6, 0)
+    (4, 5, 1, 1)
+    >>> number_of_parts(48, 9, devices=8)
+    6
+    """
+    if not 0 < micro_batch < size or size % devices:
+        return 1
+    fewest = -(-size // max(micro_batch, devices))
+    return next(n for n in range(fewest, size + 1) if size % (n * devices) == 0)

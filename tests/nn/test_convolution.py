@@ -1,0 +1,57 @@
+"""Convolutions with their own gradients against XLA's, and pooling against a window reduction."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_prompt.nn.convolution import convolve, max_pool
+
+
+def _plain(x, kernel, stride):
+    r = kernel.shape[0] // 2
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride,) * 2, ((r, r),) * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+
+def _normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize('channels', [(3, 5), (20, 4)])
+@pytest.mark.parametrize(
+    ('k', 'stride', 'size'),
+    [(1, 1, 5), (1, 2, 7), (3, 1, 6), (3, 2, 8), (3, 2, 7), (7, 2, 16), (7, 2, 15), (5, 3, 11)],
+)
+def test_values_and_gradients_are_those_of_a_plain_convolution(k, stride, size, channels):
+    x, kernel = _normal(0, 2, size, size + 1, channels[0]), _normal(1, k, k, *channels)
+    want, backward = jax.vjp(lambda *a: _plain(*a, stride), x, kernel)
+    got, own = jax.vjp(lambda *a: convolve(*a, stride), x, kernel)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    g = _normal(2, *want.shape)
+    for a, b in zip(own(g), backward(g), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_members_of_a_population_each_have_their_own_gradient():
+    x, kernels = _normal(0, 2, 6, 6, 3), _normal(1, 2, 3, 3, 3, 4)
+    grad = jax.grad(lambda kernel: jnp.sum(convolve(x, kernel, 2) ** 2))
+    got = jax.vmap(grad)(kernels)
+    for one, kernel in zip(got, kernels, strict=True):
+        np.testing.assert_allclose(one, grad(kernel), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize('size', [6, 7])
+def test_the_maximum_over_windows_and_its_gradient(size):
+    x = jnp.asarray(_normal(0, 2, size, size + 1, 3))
+
+    def reference(x):
+        pads = ((0, 0), (1, 1), (1, 1), (0, 0))
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
+
+    want, backward = jax.vjp(reference, x)
+    got, own = jax.vjp(max_pool, x)
+    np.testing.assert_array_equal(got, want)
+    g = _normal(1, *want.shape)
+    np.testing.assert_allclose(own(g)[0], backward(g)[0], atol=1e-6)
