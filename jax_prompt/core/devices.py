@@ -1,11 +1,19 @@
-"""The one thing that a model knows of devices: where one layer's weights have to be whole."""
+"""What is known of devices: where one layer's weights have to be whole; how many cores there are."""
 
+import os
 from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
 
 SHARDED = 'fsdp'  # the mesh axis over which frozen weights are split
+
+
+def num_cores() -> int:
+    """Returns the cores that this process may run on."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def whole(tree: Any) -> Any:

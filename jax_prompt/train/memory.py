@@ -6,19 +6,19 @@ and attention are counted, what XLA adds or saves is not. On ViT-Ti/16 with 50 p
 within a third of XLA's own figures (`tests/train/test_memory.py` compares).
 """
 
-import os
 from dataclasses import dataclass
 
 import jax
 
+from jax_prompt.core.devices import num_cores
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tuner import Tuner
 from jax_prompt.train.micro_batch import number_of_parts
 
 # Rows of a product that fill one core of a CPU while they stay in its caches. On two cores parts of
-# 512 and of 1,024 tokens train ViT-Ti and ViT-B equally fast, the first in two thirds of the memory
+# 500 and of 1,000 tokens train ViT-Ti and ViT-B equally fast, the first in two thirds of the memory
 # (docs/performance.md).
-_TOKENS_PER_CORE = 256
+_TOKENS_PER_CORE = 384
 _CPU_MB = 4096.0
 _KEPT = 1.5  # by automatic differentiation, over the outputs of the named operations
 
@@ -70,8 +70,8 @@ def plan_step(
     order = forms[1:] if on_cpu and spec.num_heads else forms
     micro = micro_batch
     if on_cpu and not micro:
-        cores = os.cpu_count() or 1
-        micro = max(devices, cores * _TOKENS_PER_CORE // max(_tokens(spec, tuner), 1))
+        micro = num_cores() * _TOKENS_PER_CORE // max(_tokens(spec, tuner), 1)
+        micro = max(micro, devices)
     if tuner.mixes_images:
         micro = batch_size
 

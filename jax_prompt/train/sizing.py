@@ -8,7 +8,6 @@ calls, which all members share. What lies between is measured on a batch.
 """
 
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.devices import num_cores
 from jax_prompt.core.tree import Tree
 from jax_prompt.train.members import Members, population_step
 from jax_prompt.train.micro_batch import number_of_parts
@@ -96,7 +96,7 @@ def choose_size(
         return Size(1, 'asked for' if options.size else 'one candidate')
     # Of several processes each would measure something else, and all must do the same.
     by_speed = not options.size and jax.default_backend() == 'cpu'
-    flops = _flops(stages[0], trainable, frozen) / (os.cpu_count() or 1) if by_speed else 0.0
+    flops = _flops(stages[0], trainable, frozen) / num_cores() if by_speed else 0.0
     if flops > _LARGE or (flops > _SMALL and jax.process_count() > 1):
         return Size(1, f'a step of {flops:.1e} FLOPs a core fills the processor by itself')
     budget, need = options.memory_mb or _memory_mb(), 0.0

@@ -12,6 +12,7 @@ from jax_prompt.core.tree import split
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
+from jax_prompt.train import memory
 from jax_prompt.train.memory import activations_mb, plan_step
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.step import Program, make_logits, make_step
@@ -128,7 +129,7 @@ def test_a_smaller_budget_keeps_less_and_then_takes_parts(monkeypatch):
     assert plans[3].remat == 'full' and 0 < plans[3].micro_batch < 64
     assert activations_mb(spec, tuner, 'full', plans[3].micro_batch) <= 100
     monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
-    monkeypatch.setattr('os.cpu_count', lambda: 2)
+    monkeypatch.setattr(memory, 'num_cores', lambda: 2)
     plan = plan_step(spec, tuner, 32)
     assert (plan.micro_batch, plan.remat) == (2, 'save')
     asked = plan_step(spec, tuner, 32, remat='none', micro_batch=32)

@@ -62,8 +62,8 @@ def weights(tmp_path, listed):
 
 
 RUNS = {
-    'linear': ({}, 2 * 65),
-    'mlp': ({'tuner': {'layers': 2}}, None),
+    'linear': ({'epochs': 6}, 2 * 65),
+    'mlp': ({'tuner': {'layers': 2}, 'epochs': 6}, None),
     'partial': ({'tuner': {'last': 2}}, None),
     'lion': ({'optim': {'name': 'sgd'}, 'lr': 1e-3}, None),
     'sidetune': ({}, None),
@@ -78,7 +78,7 @@ def test_a_run_from_weights_to_result(method, make_config, weights, tmp_path):
     base = {'backbone': 'resnet_test', 'weights': str(weights), 'method': method}
     config = make_config(**{**base, 'batch_size': 10, **changes})
     result = run(config, tmp_path / 'run', quiet=True)
-    assert 0.5 <= result['test_accuracy'] <= 1.0 and np.isfinite(result['test_loss'])
+    assert result['test_accuracy'] > 0.5 and np.isfinite(result['test_loss'])
     whole = count(weights_of(SMALL)) + 2 * 65  # without running statistics
     want = whole if method in ('full', 'retrain') else trained
     assert want is None or result['num_trainable'] == want
@@ -147,7 +147,7 @@ def test_three_steps_of_full_training_are_torchs(tmp_path, listed):
     name, model = listed(), _torch_model()
     model.save_pretrained(tmp_path)
     tree, _ = load_weights(tmp_path / 'model.safetensors', name)
-    program = _program(clip_norm=0.5)
+    program = _program(clip_norm=0.25)
     trainable, frozen = _start(program, tree)
     assert not frozen
     head = trainable['head']
@@ -164,9 +164,9 @@ def test_three_steps_of_full_training_are_torchs(tmp_path, listed):
         logits = model(view).logits
         loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(LABELS).long())
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
         optimizer.step()
-    assert norm > 0.5  # so the clip acted
+    assert norm > 0.25  # so the clip acted
     state, metrics = _steps(program, trainable, frozen)
     np.testing.assert_allclose(metrics['loss'], loss.item(), atol=1e-4)
     (tmp_path / 'after').mkdir()
