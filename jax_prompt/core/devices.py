@@ -1,4 +1,4 @@
-"""What is known of devices: where one layer's weights have to be whole; how many cores there are."""
+"""What is known of devices: how many cores there are, where a layer's weights must be whole."""
 
 import os
 from typing import Any
