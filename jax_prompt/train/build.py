@@ -121,19 +121,22 @@ def build_program(config: RunConfig, backbone: Backbone, num_classes: int, count
         transform=method.make_transform(**config.transform),
         skip_nonfinite=config.engine.on_nonfinite == 'skip',
         mesh=run_mesh(config),
-        micro_batch=0 if classifier.mixes_examples else plan.micro_batch,
+        micro_batch=plan.micro_batch,
     )
 
 
 def _plan(config: RunConfig, method: Method, network: Config, remat: str) -> StepPlan:
     mesh, engine = run_mesh(config), config.engine
+    tuner = method.make_tuner(**config.tuner_options)
+    by_batch = method.batch_statistics and hasattr(network, 'batch_statistics')
     return plan_step(
         network.spec(),
-        method.make_tuner(**config.tuner_options),
+        tuner,
         config.batch_size,
         remat=remat,
         micro_batch=engine.micro_batch,
         memory_mb=engine.memory_mb,
+        together=by_batch or tuner.mixes_images,
         devices=mesh.size if mesh else 1,
         bytes_per_value=2 if config.model.dtype == 'bfloat16' else 4,
     )

@@ -44,6 +44,7 @@ def plan_step(
     remat: str = 'auto',
     micro_batch: int = 0,
     memory_mb: float = 0.0,
+    together: bool = False,
     devices: int = 1,
     bytes_per_value: int = 4,
 ) -> StepPlan:
@@ -61,6 +62,7 @@ def plan_step(
       micro_batch: 0, or what is asked for.
       memory_mb: what activations may take on each device, in MB; 0: half of its memory, 4 GB on
         CPU.
+      together: whether images have to be computed together, since results depend on all of them.
       devices: devices that share the batch.
       bytes_per_value: of an activation.
     """
@@ -72,7 +74,7 @@ def plan_step(
     if on_cpu and not micro:
         micro = num_cores() * _TOKENS_PER_CORE // max(_tokens(spec, tuner), 1)
         micro = max(micro, devices)
-    if tuner.mixes_images:
+    if together:
         micro = batch_size
 
     def fits(form: str, images: int) -> bool:
@@ -85,7 +87,7 @@ def plan_step(
     chosen = remat
     if remat == 'auto':
         chosen = next((form for form in order if fits(form, part())), order[-1])
-    if not micro_batch and not tuner.mixes_images:
+    if not micro_batch and not together:
         while part() > devices and not fits(chosen, part()):
             micro = part() - 1
     return StepPlan(0 if part() == batch_size else part(), chosen)

@@ -21,7 +21,7 @@ from jax_prompt.core.tree import Tree, merge
 from jax_prompt.data.transforms import Augment, augment, centre, to_model
 from jax_prompt.model import Classifier
 from jax_prompt.train.micro_batch import Part, in_parts, map_parts
-from jax_prompt.train.optim import Hyper, Optim, make_optimizer
+from jax_prompt.train.optim import Hyper, Optim, make_optimizer, weight_gradients
 from jax_prompt.train.parallel import in_context, shard_batch, unite
 
 
@@ -197,7 +197,7 @@ class Program:
             'loss': loss,
             'correct': correct,
             'count': total,
-            'grad_norm': optax.tree.norm(grads),
+            'grad_norm': optax.tree.norm(weight_gradients(grads)),
             **tuner.diagnose(seen, weights),
         }
         share = optax.tree.get(opt_state, 'critical_share')

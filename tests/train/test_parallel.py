@@ -77,10 +77,10 @@ def _train(program, trainable, frozen, step=make_step, count=2):
     return state, metrics
 
 
-def _relative(got, want):
-    """Returns the largest |difference| of a leaf over its largest |value|."""
+def _relative(got, want, least=1e-30):
+    """Returns the largest |difference| of a leaf over its largest |value|, or over `least`."""
     ratios = jax.tree.map(
-        lambda a, b: np.abs(np.asarray(a, np.float64) - b).max() / max(np.abs(b).max(), 1e-30),
+        lambda a, b: np.abs(np.asarray(a, np.float64) - b).max() / max(np.abs(b).max(), least),
         got,
         jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), want),
     )
@@ -196,7 +196,8 @@ def test_the_pmap_step_equals_the_jitted_step(method):
     count = 2 if method == 'vpt_deep' else 1
     want, want_metrics = _train(program, trainable, frozen, make_step, count)
     got, metrics = _train(program, trainable, frozen, pmap_step, count)
-    assert _relative(got.trainable, want.trainable) <= 1e-5
+    # The gradient of LION's first gates is a difference of sums many times as large.
+    assert _relative(got.trainable, want.trainable, least=1e-4) <= 1e-5
     assert metrics.keys() == want_metrics.keys()
     assert _relative(metrics, want_metrics) <= 1e-5
 
