@@ -1,4 +1,4 @@
-"""Settings that several configs share: the offline suite's, and those of published benchmarks."""
+"""Settings that configs share: the offline suite, images of one's own, published benchmarks."""
 
 from typing import Any
 
@@ -14,6 +14,12 @@ _OFFLINE_LRS = {
     'full': (1e-4, 3e-4, 1e-3),
     'spt_deep': (3e-2, 1e-1, 3e-1),
     'spt_shallow': (3e-2, 1e-1),
+}
+
+# Three values, an octave and a half apart, around what worked.
+_OWN_LRS = {
+    'linear': (3e-4, 1e-3, 3e-3),
+    'full': (1e-5, 3e-5, 1e-4),
 }
 
 # Visual Prompt Tuning (Jia et al. 2022, arXiv:2203.12119) and its released code; learning rates are
@@ -45,6 +51,30 @@ def offline(data: str, method: str) -> RunConfig:
         calibration=Calibration(construction='random'),
         optim=Optim(warmup_epochs=1.0),
         engine=Engine(num_devices=1, eval_batch_size=200),
+    )
+
+
+def own_images(data: str, method: str, backbone: str) -> RunConfig:
+    """Returns the run of a method that tunes a pretrained backbone to images of one's own.
+
+    Args:
+      data: a folder, a packed file or another source.
+      method: its name.
+      backbone: `arch` or `arch.tag`.
+    """
+    linear = method == 'linear'
+    return RunConfig(
+        data=data,
+        backbone=backbone,
+        method=method,
+        num_prompts=10,
+        weight_decay=1e-4,
+        head_weight_decay=0.1 if linear else 1e-4,
+        epochs=30 if linear else 10,
+        batch_size=32,
+        search_lrs=_OWN_LRS.get(method, (1e-3, 3e-3, 1e-2)),
+        calibration=Calibration(construction='mean'),
+        optim=Optim(name='adamw', warmup_epochs=1.0),
     )
 
 

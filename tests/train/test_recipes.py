@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from configs import offline, offline_suite, quickstart
+from configs import offline, offline_suite, packs, quickstart, tune
 from jax_prompt.data.tasks import TASKS
 from jax_prompt.train.benchmark import resolve_benchmark
 from jax_prompt.train.config import resolve
@@ -26,6 +26,13 @@ def test_the_quickstart_differs_from_the_offline_config_in_what_it_spares():
     assert short != long
     assert replace(short, **{name: getattr(long, name) for name in spared}) == long
     assert short.epochs < long.epochs and not short.search and long.search
+
+
+def test_own_tasks_run_as_one_of_them_alone_does():
+    suite = resolve_benchmark(packs.get_config('method=full,backbone=vit_ti16_224'))
+    alone = resolve(tune.get_config('method=full,backbone=vit_ti16_224'))
+    assert replace(suite.run, train_on=alone.train_on) == alone
+    assert suite.run.train_on == 'train+val' and suite.run.search
 
 
 def test_learning_rates_of_the_published_grid_follow_the_batch():

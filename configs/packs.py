@@ -1,0 +1,25 @@
+"""Your own tasks as one benchmark: each searched on val, then trained with three seeds.
+
+    python launch/benchmark.py --config configs/packs.py:method=vpt_deep,backbone=vit_ti16_224 \
+        --config.tasks="('flowers.npz','textures/')" --config.run.weights=FILE --results DIR
+
+A task is whatever a run's `data` takes: a packed .npz, a folder of class subfolders, 'tfds:NAME'.
+The settings are those of configs/tune.py, which runs one of them with one seed.
+"""
+
+from dataclasses import replace
+
+from ml_collections import ConfigDict
+
+from jax_prompt.methods import get_method
+from jax_prompt.train.config import parse_arg, to_config_dict
+from jax_prompt.train.recipes import own_images
+
+
+def get_config(arg=None):
+    """Returns the config of `method=...,backbone=...`."""
+    chosen = parse_arg(arg, method='vpt_deep', backbone='vit_micro')
+    method, tasks = get_method(chosen['method']).name, ('digits',)
+    run = replace(own_images(tasks[0], method, chosen['backbone']), train_on='train+val')
+    values = {'name': 'packs', 'seeds': (0, 1, 2), 'num_prompts': {}, 'protocol_view': True}
+    return ConfigDict({**values, 'tasks': tasks, 'run': to_config_dict(run)}).lock()
