@@ -50,8 +50,8 @@ def plan_step(
 ) -> StepPlan:
     """Chooses what is left open of a step.
 
-    On a CPU a batch is computed in parts that its caches hold, and blocks keep four tensors each,
-    which is the fastest there. Elsewhere the whole batch keeps all that automatic differentiation
+    On a CPU a transformer computes a batch in parts that the caches hold, and blocks keep four
+    tensors each, which is the fastest there. Elsewhere the whole batch keeps all that automatic differentiation
     asks for, if the memory holds it, or else less; where even 'full' is too much, in parts.
 
     Args:
@@ -71,7 +71,7 @@ def plan_step(
     forms = ('none', 'save', 'full') if spec.num_heads else ('none', 'full')
     order = forms[1:] if on_cpu and spec.num_heads else forms
     micro = micro_batch
-    if on_cpu and not micro:
+    if on_cpu and not micro and spec.num_heads:
         micro = num_cores() * _TOKENS_PER_CORE // max(_tokens(spec, tuner), 1)
         micro = max(micro, devices)
     if together:

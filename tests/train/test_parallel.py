@@ -115,7 +115,7 @@ def test_each_device_holds_its_share_of_the_frozen_blocks(model):
     frozen = split_frozen(model[2], data_mesh(8, 4))
     kernels = [leaf for path, leaf in flatten(frozen).items() if path.endswith('kernel')]
     shared = [leaf for leaf in kernels if leaf.ndim == 3]
-    assert len(shared) == 4
+    assert len(shared) == 2 * 4  # of the loop's blocks and of the last
     for leaf in shared:
         assert {shard.data.size for shard in leaf.addressable_shards} == {leaf.size // 4}
     on_first = sum(
@@ -179,9 +179,10 @@ def test_weights_are_gathered_one_block_at_a_time_inside_the_loop(model):
         for name, lines in found.items()
         if any(kind == 'all-gather' for kind, _ in lines)
     }
-    assert len(gathers) == 2, 'the loops over blocks, forward and backward'
-    assert set(gathers) <= bodies
+    assert len(set(gathers) & bodies) == 2, 'the loops over blocks, forward and backward'
+    assert len(set(gathers) - bodies) <= 1, 'the last block, outside the loops'
     block = {(1, 64, 192), (1, 64, 64), (1, 64, 128), (1, 128, 64)}
+    block |= {shape[1:] for shape in block}
     for lines in gathers.values():
         shapes = [re.search(r'= f32\[([\d,]+)\]', line)[1] for line in lines]
         assert {tuple(map(int, shape.split(','))) for shape in shapes} <= block
