@@ -98,13 +98,15 @@ def test_frozen_weights_have_no_gradient():
         compiled = make_step.lower(program, state, frozen, *batch, HYPER, jax.random.key(1))
         return compiled.compile().cost_analysis()['flops']
 
-    # Multiply and add for each weight of the 12 D^2 of a block, and of the patch embedding.
-    of_blocks = 2 * size * tokens * 12 * config.width**2 * config.depth
+    # Multiply and add for each weight of the 12 D^2 of a block; of the last one token counts.
+    blocks = config.depth - 1
+    of_blocks = 2 * size * tokens * 12 * config.width**2 * blocks
     prompts = flops('vpt_deep', num_prompts=1)
-    assert flops('full') - prompts > 0.8 * of_blocks
-    forward = of_blocks + 4 * size * config.depth * tokens**2 * config.width
-    # Forward, and of the backward pass only the gradients of tokens; attention's share twice.
-    assert prompts < 2.6 * forward
+    assert flops('full') - prompts > of_blocks
+    forward = of_blocks + 4 * size * blocks * tokens**2 * config.width
+    # Forward, and of the backward pass only the gradients of tokens; attention's share twice, and
+    # a fraction of a block for the last.
+    assert prompts < 2.9 * forward
 
 
 @pytest.mark.parametrize('remat', ['none', 'save', 'full'])
