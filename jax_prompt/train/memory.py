@@ -51,8 +51,9 @@ def plan_step(
     """Chooses what is left open of a step.
 
     On a CPU a transformer computes a batch in parts that the caches hold, and blocks keep four
-    tensors each, which is the fastest there. Elsewhere the whole batch keeps all that automatic differentiation
-    asks for, if the memory holds it, or else less; where even 'full' is too much, in parts.
+    tensors each, which is the fastest there. Elsewhere the whole batch keeps all that automatic
+    differentiation asks for, if the memory holds it, or else less; where even 'full' is too much,
+    in parts.
 
     Args:
       spec: the backbone.
