@@ -146,10 +146,10 @@ class Search:
             return ''
         text = f'{", ".join(map(str, counts))} prompts: '
         if size == 1:
-            return text + 'each as it is'
+            return text + 'each as it is' + (f', since {self.apart}' if self.apart else '')
         if self.apart:
             return text + f'a population for each number, since {self.apart}'
-        return text + 'in one population, the shorter padded and masked'
+        return text + 'side by side, the shorter padded and masked'
 
     def _rung(self, epoch: int, names: list[str]) -> list[str]:
         """Trains to a rung and drops the worse candidates there; returns those that go on."""

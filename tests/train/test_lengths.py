@@ -9,14 +9,13 @@ import pytest
 
 from jax_prompt.backbones.swin_config import SwinConfig
 from jax_prompt.backbones.vit_config import ViTConfig
-from jax_prompt.core.tree import merge, split
+from jax_prompt.core.tree import merge
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
-from jax_prompt.nn.attention import attend
 from jax_prompt.train import population
+from jax_prompt.train import search as searches
 from jax_prompt.train.checkpoint import Checkpoints
-from jax_prompt.train.config import RunConfig
 from jax_prompt.train.lengths import cut, lengthened, obstacle, padded, with_length
 from jax_prompt.train.log import read_metrics
 from jax_prompt.train.loop import fit
@@ -24,15 +23,13 @@ from jax_prompt.train.members import Members
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.parallel import data_mesh, replicate
 from jax_prompt.train.population import fit_population
-from jax_prompt.train.restore import restore
-from jax_prompt.train.run import run
 from jax_prompt.train.search import Candidate, Search
-from jax_prompt.train.sizing import Population, choose_size
+from jax_prompt.train.sizing import Population
 from jax_prompt.train.stage import Data, Stage
 from jax_prompt.train.step import Program
 
 CONFIG = ViTConfig(16, 2, 2, 32, 4, 8)
-LENGTHS = (1, 4, 2)
+LENGTHS = (1, 3, 1, 3)
 # Adam divides by the gradient's own size: rounding in a tiny gradient is a share of lr (3e-2).
 _close = partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-5)
 
@@ -49,12 +46,17 @@ TRAIN, VAL = _data(10), _data(6, seed=1)
 
 
 @cache
-def _model(method, num_prompts, config=CONFIG, **options):
-    options = get_method(method).with_prompts(options, num_prompts)
+def _model(method, num_prompts, config=CONFIG):
+    """Returns a classifier, its initial trainable tree, and the frozen one of all lengths."""
+    options = get_method(method).with_prompts({}, num_prompts)
     classifier = build_classifier(config, get_method(method), 2, **options)
-    params = classifier.init(jax.random.key(0))
-    predicate = get_method(method).predicate(classifier.tuner, classifier.spec)
-    return classifier, *split(params, predicate)
+    return classifier, classifier.init_added(jax.random.key(0)), _frozen(config)
+
+
+@cache
+def _frozen(config):
+    init = build_classifier(config, get_method('linear'), 2).init
+    return {'backbone': jax.jit(init)(jax.random.key(0))['backbone']}
 
 
 def _program(classifier, **changes):
@@ -66,9 +68,11 @@ def _program(classifier, **changes):
 def _members(method, tmp_path, where='members', lengths=LENGTHS, **changes):
     """Returns stages of unlike lengths, their initial trees, and the frozen tree."""
     stages, trees = [], []
+    changes = {'micro_batch': 2 if method == 'vpt_deep' else 0} | changes
     for i, length in enumerate(lengths):
         classifier, trainable, frozen = _model(method, length)
-        own = {'hyper': Hyper(1e-2 * (i + 1), 1e-2 * i, 1e-2), 'seed': 0, 'val': VAL}
+        own = {'hyper': Hyper(1e-2 * (i + 1), 1e-2 * i, 1e-2), 'seed': 0}
+        own |= {'val': None if method == 'vpt_shallow' else VAL}  # each program takes its time
         own |= {'batch_size': 4, 'eval_batch_size': 6, 'checkpoint_seconds': 0.0, 'quiet': True}
         stages.append(
             Stage(
@@ -92,31 +96,7 @@ def _equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def _plain(q, k, v, bias):
-    scores = jnp.einsum('bhtd,bhsd->bhts', q, k) / jnp.sqrt(q.shape[-1])
-    return jnp.einsum('bhts,bhsd->bhtd', jax.nn.softmax(scores + bias, axis=-1), v)
-
-
-@pytest.mark.parametrize('own', [False, True])  # whether each image has a bias of its own
-def test_attention_with_a_bias_on_its_keys(own):
-    q, k, v, g = jax.random.normal(jax.random.key(0), (4, 2, 3, 5, 4))
-    bias = jax.random.normal(jax.random.key(1), (2, 5) if own else (5,))
-    bias = bias.at[..., 1:3].set(-jnp.inf)
-    whole = bias[:, None, None] if own else bias
-    got, pull = jax.vjp(lambda *args: attend(*args, bias), q, k, v)
-    want, pull_plain = jax.vjp(lambda *args: _plain(*args, whole), q, k, v)
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-    for a, b in zip(pull(g), pull_plain(g), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    for masked in pull(g)[1:]:
-        np.testing.assert_array_equal(masked[:, :, 1:3], 0.0)
-    kept = np.array([0, 3, 4])
-    rest = attend(q, k[:, :, kept], v[:, :, kept], bias[..., kept])
-    np.testing.assert_allclose(got, rest, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize('pool', ['cls', 'mean'])
-@pytest.mark.parametrize('method', ['vpt_shallow', 'vpt_deep'])
+@pytest.mark.parametrize(('method', 'pool'), [('vpt_shallow', 'mean'), ('vpt_deep', 'cls')])
 def test_masked_prompts_count_for_nothing(method, pool):
     config = replace(CONFIG, pool=pool)
     short, own, frozen = _model(method, 2, config)
@@ -140,7 +120,7 @@ def test_masked_prompts_count_for_nothing(method, pool):
     np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(_prompts(grads)[..., 2:, :], 0.0)
     jax.tree.map(_close, cut(grads, own), want)
-    unmasked, _ = gradient(tree, long, frozen)
+    unmasked, _ = gradient(tree, long, with_length(frozen, jnp.int32(5)))
     assert np.abs(_prompts(unmasked)[..., 2:, :]).max() > 1e-4
 
 
@@ -154,8 +134,7 @@ def test_trees_are_padded_and_cut():
 
 @pytest.mark.parametrize('method', ['vpt_shallow', 'vpt_deep'])
 def test_a_member_of_its_own_length_is_its_solo_run(tmp_path, method):
-    micro = 2 if method == 'vpt_deep' else 0
-    stages, trees, frozen = _members(method, tmp_path, micro_batch=micro)
+    stages, trees, frozen = _members(method, tmp_path)
     outcomes = fit_population(stages, trees, frozen)
     for stage, tree, outcome in zip(stages, trees, outcomes, strict=True):
         solo = replace(stage, name=f'solo_{stage.name}', directory=stage.directory / 'solo')
@@ -164,14 +143,15 @@ def test_a_member_of_its_own_length_is_its_solo_run(tmp_path, method):
         jax.tree.map(_close, outcome.fit.trainable, want.trainable)
         jax.tree.map(_close, outcome.fit.best, want.best)
         assert outcome.fit.val_accuracy == want.val_accuracy
-        kept = ('epoch', 'step', 'loss', 'grad_norm', 'train_accuracy', 'val_accuracy', 'val_loss')
+        kept = ('epoch', 'step', 'loss', 'grad_norm', 'train_accuracy')
+        kept += ('val_accuracy', 'val_loss') if stage.val else ()
         rows = [
             [[row[k] for k in kept] for row in read_metrics(stage.metrics) if row['stage'] == name]
             for name in (stage.name, solo.name)
         ]
         np.testing.assert_allclose(*rows, rtol=2e-5)
         # Its checkpoint is that of the solo run, by structure, shape and value.
-        like = {'state': stage.program.init(tree)._asdict(), 'best': tree}
+        like = {'state': stage.program.init(tree)._asdict(), 'best': tree if stage.val else {}}
         saved = []
         for one in (stage, solo):
             checkpoints = Checkpoints(one.directory)
@@ -180,20 +160,22 @@ def test_a_member_of_its_own_length_is_its_solo_run(tmp_path, method):
         jax.tree.map(_close, *saved)
 
 
-def test_padding_stays_zero_through_momentum_decay_and_averages(tmp_path):
-    for optim in (Optim('adamw', ema_decay=0.5), Optim('sgd')):
-        stages, trees, frozen = _members('vpt_deep', tmp_path, optim=optim)
-        members = Members(stages, trees, frozen)
-        state = members.put(members.initial)
-        assert members.program == stages[1].program
-        state, metrics = members.steps(state, *members.order(0))
-        assert np.isfinite(metrics['loss']).all()
-        leaves = [x for x in jax.tree.leaves(state) if x.shape[2:] == (4, 16)]  # [S, L, P, D]
-        assert len(leaves) == (4 if optim.name == 'adamw' else 2)
-        for leaf in leaves:
-            assert np.abs(leaf[0, :, :1]).min() > 0.0
-            np.testing.assert_array_equal(leaf[0, :, 1:], 0.0)
-            np.testing.assert_array_equal(leaf[2, :, 2:], 0.0)
+@pytest.mark.parametrize('case', [('vpt_deep', {}), ('vpt_shallow', {'optim': Optim('sgd')})])
+def test_padding_stays_zero_through_momentum_decay_and_averages(tmp_path, case):
+    method, changes = case
+    stages, trees, frozen = _members(method, tmp_path, **changes)
+    members = Members(stages, trees, frozen)
+    state = members.put(members.initial)
+    assert members.program == stages[1].program
+    state, metrics = members.steps(state, *members.order(0))
+    assert np.isfinite(metrics['loss']).all()
+    leaves = [np.asarray(x) for x in jax.tree.leaves(state) if x.shape[-2:] == (3, 16)]
+    assert len(leaves) == (2 if changes else 4)  # prompts, their moments, their average
+    for leaf in leaves:
+        for i in (0, 2):
+            assert np.abs(leaf[i, ..., :1, :]).min() > 0.0
+            np.testing.assert_array_equal(leaf[i, ..., 1:, :], 0.0)
+        assert np.abs(leaf[1]).min() > 0.0
 
 
 def test_a_solo_run_goes_on_from_a_short_members_checkpoint(tmp_path):
@@ -206,8 +188,7 @@ def test_a_solo_run_goes_on_from_a_short_members_checkpoint(tmp_path):
 
 
 def test_a_killed_mixed_population_goes_on_to_the_same_bits(tmp_path, monkeypatch):
-    make = partial(_members, 'vpt_deep', tmp_path, optim=Optim('sgd'))
-    stages, trees, frozen = make('whole')
+    stages, trees, frozen = _members('vpt_deep', tmp_path, 'whole')
     whole = fit_population(stages, trees, frozen)
 
     class Kill(Exception):
@@ -217,11 +198,11 @@ def test_a_killed_mixed_population_goes_on_to_the_same_bits(tmp_path, monkeypatc
 
     def dying(record, state):
         saves.append(1)
-        if len(saves) > 4:  # within the saves of the second epoch
+        if len(saves) > 6:  # within the saves of the second epoch
             raise Kill
         save(record, state)
 
-    stages, trees, frozen = make()
+    stages, trees, frozen = _members('vpt_deep', tmp_path)
     monkeypatch.setattr(population.Record, 'save', dying)
     with pytest.raises(Kill):
         fit_population(stages, trees, frozen)
@@ -272,24 +253,24 @@ def test_what_can_not_be_masked_exactly_is_known(case):
 
 def test_members_that_can_not_be_masked_are_refused(tmp_path):
     stages, trees, frozen = _members('gated_vpt', tmp_path)
-    with pytest.raises(ValueError, match=r'\[1, 4, 2\] prompts, and GatedVPT does not mask'):
+    with pytest.raises(ValueError, match=r'\[1, 3, 1, 3\] prompts, and GatedVPT does not mask'):
         Members(stages, trees, frozen)
     stages, trees, frozen = _members('vpt_deep', tmp_path)
     more = replace(stages[2], program=replace(stages[2].program, epochs=3))
     with pytest.raises(ValueError, match=r"differ in \['program'\]"):
-        Members([*stages[:2], more], trees, frozen)
+        Members([*stages[:2], more], trees[:3], frozen)
 
 
 def _search(method, folder, options, **changes):
     """Searches 2 learning rates x 2 lengths."""
     folder.mkdir()
     said, candidates = [], {}
-    for count in (2, 1):
-        stages, trees, _ = _members(method, folder, 'search', (count, count), **changes)
-        for stage, tree in zip(stages, trees, strict=True):
-            name = f'lr_{stage.hyper.lr:g}_p_{count}'
-            stage = replace(stage, name=name, directory=folder / 'search' / name)
-            candidates[name] = Candidate(stage, tree, _model(method, 2)[2], count)
+    stages, trees, frozen = _members(method, folder, 'search', **changes)
+    for i in (1, 0, 3, 2):
+        stage, lr, count = stages[i], 1e-2 * (1 + i // 2), LENGTHS[i]
+        name = f'lr_{lr:g}_p_{count}'
+        stage = replace(stage, directory=folder / 'search' / name, hyper=Hyper(lr, 1e-2, 1e-2))
+        candidates[name] = Candidate(stage, trees[i], frozen, count)
     search = Search(candidates, folder / 'search', options, said.append)
     return search, search.run(), said, folder / 'search' / 'plan.json'
 
@@ -297,9 +278,9 @@ def _search(method, folder, options, **changes):
 @pytest.mark.parametrize('rungs', [(), (1,)])
 def test_a_search_over_lengths_side_by_side_is_that_of_solo_runs(tmp_path, rungs):
     _, solo, said, path = _search('vpt_deep', tmp_path / 'a', Population(1, rungs=rungs))
-    assert json.loads(path.read_text())['lengths'] == '1, 2 prompts: each as it is'
+    assert json.loads(path.read_text())['lengths'] == '1, 3 prompts: each as it is'
     _, mixed, said, path = _search('vpt_deep', tmp_path / 'b', Population(4, rungs=rungs))
-    text = '1, 2 prompts: in one population, the shorter padded and masked'
+    text = '1, 3 prompts: side by side, the shorter padded and masked'
     plan = json.loads(path.read_text())
     assert (plan['members'], plan['lengths']) == (4, text)
     assert said[0] == f'search: 4 of 4 side by side: asked for; {text}'
@@ -311,36 +292,35 @@ def test_a_search_over_lengths_side_by_side_is_that_of_solo_runs(tmp_path, rungs
     assert sum('dropped' in row['status'] for row in mixed.rows) == (2 if rungs else 0)
 
 
-def test_lengths_that_can_not_share_a_program_have_populations_of_their_own(tmp_path):
-    groups, fit_all = [], population.fit_population
-    _, solo, *_ = _search('gated_vpt', tmp_path / 'a', Population(1))
+def test_lengths_that_can_not_share_a_program_have_populations_of_their_own(tmp_path, monkeypatch):
+    groups, train = [], searches.fit_population
 
     def seen(stages, *args):
-        groups.append({s.program.classifier.tuner.prompt_length for s in stages})
-        return fit_all(stages, *args)
+        groups.append([s.program.classifier.tuner.prompt_length for s in stages])
+        return train(stages, *args)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('jax_prompt.train.search.fit_population', seen)
-        _, got, said, path = _search('gated_vpt', tmp_path / 'b', Population(4))
-    assert groups == [{1}, {2}]
-    text = '1, 2 prompts: a population for each number, since GatedVPT does not mask prompts'
+    monkeypatch.setattr(searches, 'fit_population', seen)
+    search, found, said, path = _search(
+        'gated_vpt', tmp_path / 'a', Population(4), epochs=1, optim=Optim('sgd')
+    )
+    assert groups == [[1, 1], [3, 3]]
+    text = '1, 3 prompts: a population for each number, since GatedVPT does not mask prompts'
     assert json.loads(path.read_text())['lengths'] == text
-    assert said[0].startswith('search: 2 of 2 side by side') and said[0].endswith(text)
-    assert [row['val_accuracy'] for row in got.rows] == [row['val_accuracy'] for row in solo.rows]
-
-
-def test_ties_go_to_the_smaller_rate_and_then_to_fewer_prompts(tmp_path):
-    search, *_ = _search('vpt_shallow', tmp_path / 'a', Population(4))
+    assert said[0].startswith('search: 2 of 2 side by side')
+    assert said[0].endswith(text)
+    assert all(row['status'] == 'done' for row in found.rows)
     ranked = sorted(search.candidates, key=lambda name: search._merit(name, 0.5), reverse=True)
-    assert ranked == ['lr_0.01_p_1', 'lr_0.01_p_2', 'lr_0.02_p_1', 'lr_0.02_p_2']
+    assert ranked == ['lr_0.01_p_1', 'lr_0.01_p_3', 'lr_0.02_p_1', 'lr_0.02_p_3']
 
 
-def test_memory_is_that_of_the_longest(tmp_path):
-    stages, trees, frozen = _members('vpt_shallow', tmp_path, lengths=(8, 4, 1))
-    whole = choose_size(stages, trees, frozen, Population(size=3))
-    assert whole.members == 3
-    few = choose_size(stages, trees, frozen, Population(size=3, memory_mb=0.5 * whole.memory_mb))
-    assert few.members < 3
+def test_frozen_prompts_keep_lengths_apart(tmp_path):
+    stages, trees, frozen = _members('vpt_deep', tmp_path)
+    ones = [
+        Candidate(*one, {**frozen}, count)
+        for *one, count in zip(stages, trees, LENGTHS, strict=True)
+    ]
+    assert searches._apart(ones) == 'each number has frozen prompts of its own'
+    assert searches._apart([replace(one, frozen=frozen) for one in ones]) == ''
 
 
 def test_a_program_with_more_prompts_differs_in_nothing_else():
@@ -348,71 +328,3 @@ def test_a_program_with_more_prompts_differs_in_nothing_else():
     assert lengthened(short, long) == long
     assert lengthened(replace(short, micro_batch=2), long) == long
     assert lengthened(replace(short, epochs=3), long) != long
-
-
-def test_a_run_searches_the_number_of_prompts(make_config, tmp_path):
-    grids = {'search_lrs': (1e-2,), 'search_num_prompts': (1, 3)}
-    base = make_config(method='spt_deep', epochs=1, population={'size': 2})
-    config = replace(base, search=True, **grids)
-    got = run(config, tmp_path / 'run', quiet=True)
-    count = got['num_prompts']
-    assert [row['num_prompts'] for row in got['search']] == [1, 3]
-    assert [row['name'] for row in got['search']] == ['lr_0.01_p_1', 'lr_0.01_p_3']
-    assert 'masked' in json.loads((tmp_path / 'run/search/plan.json').read_text())['lengths']
-    # The refit is the run of that length on train + val, calibrated for it.
-    solo = replace(base, num_prompts=count, train_on='train+val')
-    want = run(solo, tmp_path / 'solo', quiet=True)
-    assert got['num_trainable'] == want['num_trainable']
-    assert got['test_loss'] == pytest.approx(want['test_loss'], rel=1e-5)
-    built = [f'run/prototypes_p_{count}.npz', 'solo/prototypes.npz']
-    np.testing.assert_array_equal(*(np.load(tmp_path / name)['prompts'] for name in built))
-    restored = restore(tmp_path / 'run')
-    assert restored.config.num_prompts == count
-    assert restored.evaluate('test')['accuracy'] == got['test_accuracy']
-    # Candidates, side by side and masked, are the runs of their lengths on train.
-    for row in got['search']:
-        one = replace(base, num_prompts=row['num_prompts'])
-        alone = run(one, tmp_path / row['name'], quiet=True)
-        assert row['val_accuracy'] == alone['val_accuracy']
-        (steps,) = {r['step'] for r in read_metrics(tmp_path / 'run/metrics.jsonl')[:2]}
-        losses = [
-            next(r['loss'] for r in read_metrics(folder / 'metrics.jsonl') if r['stage'] == stage)
-            for folder, stage in (
-                (tmp_path / 'run', f'search/{row["name"]}'),
-                (tmp_path / row['name'], 'train'),
-            )
-        ]
-        assert steps == 3 and losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-def test_frozen_prompts_of_each_number_are_their_own(make_config, tmp_path):
-    config = make_config(
-        method='spt_shallow',
-        epochs=1,
-        population={'size': 2},
-        search=True,
-        search_lrs=(1e-3, 1e-2),
-        search_num_prompts=(1, 2),
-        train_prompts=False,
-        refit=False,
-    )
-    got = run(config, tmp_path / 'run', quiet=True)
-    plan = json.loads((tmp_path / 'run/search/plan.json').read_text())
-    assert 'frozen prompts of its own' in plan['lengths']
-    restored = restore(tmp_path / 'run')
-    assert _prompts(restored.frozen).shape[0] == got['num_prompts']
-    assert restored.evaluate('test')['loss'] == pytest.approx(got['test_loss'], rel=1e-6)
-
-
-def test_wrong_grids_of_lengths_are_named():
-    base = {'data': 'digits', 'backbone': 'vit_micro', 'search_lrs': (1e-2,)}
-    with pytest.raises(ValueError, match=r'method linear has no prompts; .*vpt_shallow, vpt_deep'):
-        RunConfig(method='linear', search_num_prompts=(1, 2), **base)
-    for grid in ((2, 2), (0, 1)):
-        with pytest.raises(ValueError, match=r'search_num_prompts is .* different values from 1'):
-            RunConfig(method='vpt_deep', search_num_prompts=grid, **base)
-    config = RunConfig(method='vpt_deep+lora', search_num_prompts=(5, 10), **base)
-    assert list(config.candidates) == ['lr_0.01_p_5', 'lr_0.01_p_10']
-    assert (config.lengths, replace(config, search=False).lengths) == ((5, 10), (10,))
-    decays = replace(config, search_weight_decays=(0.0,))
-    assert decays.candidates['lr_0.01_wd_0_p_5'] == (Hyper(1e-2, 0.0, 0.0), 5)
