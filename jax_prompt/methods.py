@@ -222,6 +222,10 @@ class Combined(Method):
     def settable(self) -> dict[str, Any]:
         return {row.name: row.settable() for row in self.rows}
 
+    @property
+    def has_prompts(self) -> bool:
+        return any(row.has_prompts for row in self.rows)
+
     def with_prompts(self, options: Mapping[str, Any], num_prompts: int) -> dict[str, Any]:
         self._check(options, self.options(), 'part')
         return {r.name: r.with_prompts(options.get(r.name, {}), num_prompts) for r in self.rows}

@@ -169,7 +169,9 @@ def main() -> None:
         print(f'{way:16s} {row["seconds"]:9.1f} {row["images_per_second"]:9.0f}  {shown}')
     with tempfile.TemporaryDirectory() as name:
         stages = problem.stages(Path(name))
-        chosen = choose_size(stages, problem.trainable, problem.frozen, Population())
+        chosen = choose_size(
+            stages, [problem.trainable] * len(stages), problem.frozen, Population()
+        )
     print(f'a search would train {chosen.members} side by side: {chosen.reason}')
     if args.out:
         given = {k: v for k, v in vars(args).items() if k != 'out'}

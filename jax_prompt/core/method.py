@@ -86,6 +86,11 @@ class Method:
             if f.name not in self.fixed
         }
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether the tuner has a number of prompts."""
+        return 'num_prompts' in self.options()
+
     def with_prompts(self, options: Mapping[str, Any], num_prompts: int) -> dict[str, Any]:
         """Returns the options with the number of prompts among them, if this method has prompts."""
         added = {'num_prompts': num_prompts} if 'num_prompts' in self.options() else {}

@@ -244,6 +244,23 @@ class Tuner:
         del place
         return q, k, v
 
+    def key_bias(self, place: Place, num_keys: int) -> jax.Array | None:
+        """Returns what is added to the scores of each key, [num_keys] float32, or None.
+
+        -inf leaves a key out. No gradient passes. Asked by backbones whose attention is among all
+        tokens; in windows it is not.
+        """
+        del place, num_keys
+        return None
+
+    def unmasked(self) -> str:
+        """Returns why prompts past a length can't be left out exactly; '' where they can.
+
+        They can where `key_bias` leaves out the prompts past `place.shared['length']`, and nothing
+        else of the method sees how many prompts there are.
+        """
+        return f'{type(self).__name__} does not mask prompts'
+
     def pool(self, place: Place, tokens: jax.Array, features: jax.Array) -> jax.Array:
         """Maps the pooled features [B, D], with the normalised final tokens at hand.
 

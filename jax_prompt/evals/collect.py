@@ -9,6 +9,7 @@ from typing import Any
 from jax_prompt.evals.rows import Row
 from jax_prompt.methods import get_method
 
+_CHOSEN = ('lr', 'weight_decay', 'head_weight_decay', 'num_prompts')
 # Of the configuration: what a row says elsewhere, and what changes no result.
 _ELSEWHERE = ('data', 'weights', 'method', 'backbone', 'seed', 'tuner', 'transform')
 _NEUTRAL = {
@@ -80,7 +81,7 @@ def from_result(
         options=options_of(config),
         weights=result['weights'] or {},
         hyperparameters=hyperparameters_of(config),
-        chosen={k: result[k] for k in ('lr', 'weight_decay', 'head_weight_decay') if k in result},
+        chosen={name: result[name] for name in _CHOSEN if name in result},
         accuracy=result['test_accuracy'],
         accuracy_best_val=result['test_accuracy_best_val'],
         seconds=result['seconds_total'],

@@ -12,37 +12,42 @@ import jax.numpy as jnp
 
 
 @jax.custom_vjp
-def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Computes softmax(q k^T / sqrt(d)) v, softmax in float32.
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """Computes softmax(q k^T / sqrt(d) + bias) v, softmax in float32.
 
     Args:
       q: queries [B, H, T, d].
       k: keys [B, H, S, d].
       v: values [B, H, S, d].
+      bias: added to all scores of a key, [S] or [B, S] float32; -inf leaves the key out (one key at
+        least has to stay). No gradient passes to it. None: nothing is added.
 
     Returns:
-      [B, H, T, d] in the dtype of v. The backward pass keeps q, k and v only.
+      [B, H, T, d] in the dtype of v. The backward pass keeps the arguments only.
     """
-    return _combine(_probabilities(q, k), v)
+    return _combine(_probabilities(q, k, bias), v)
 
 
-def _probabilities(q: jax.Array, k: jax.Array) -> jax.Array:
+def _probabilities(q: jax.Array, k: jax.Array, bias: jax.Array | None) -> jax.Array:
     scores = jnp.einsum('bhtd,bhsd->bhts', q, k, preferred_element_type=jnp.float32)  # [B, H, T, S]
-    return jax.nn.softmax(scores / math.sqrt(q.shape[-1]), axis=-1)
+    scores = scores / math.sqrt(q.shape[-1])
+    if bias is not None:
+        scores = scores + (bias if bias.ndim == 1 else bias[:, None, None])
+    return jax.nn.softmax(scores, axis=-1)
 
 
 def _combine(probabilities: jax.Array, v: jax.Array) -> jax.Array:
     return jnp.einsum('bhts,bhsd->bhtd', probabilities.astype(v.dtype), v)
 
 
-def _forward(q, k, v):
-    return attend(q, k, v), (q, k, v)
+def _forward(q, k, v, bias):
+    return attend(q, k, v, bias), (q, k, v, bias)
 
 
 def _backward(residuals, g):
-    q, k, v = residuals
-    dq, dk, dv, _ = _gradients(q, k, v, _probabilities(q, k), g)
-    return dq, dk, dv
+    q, k, v, bias = residuals
+    dq, dk, dv, _ = _gradients(q, k, v, _probabilities(q, k, bias), g)
+    return dq, dk, dv, None
 
 
 def _gradients(q, k, v, p, g):

@@ -37,7 +37,8 @@ class Attention(nn.Module):
         )(x)
         qkv = checkpoint_name(tuner.after(place, 'qkv', x, qkv), 'qkv')  # [B, T, 3D]
         q, k, v = tuner.attention(place, *split_heads(qkv, self.num_heads))
-        y = join_heads(attend(q[:, :, : self.keep or None], k, v))  # [B, T or keep, D]
+        bias = tuner.key_bias(place, k.shape[2])
+        y = join_heads(attend(q[:, :, : self.keep or None], k, v, bias))  # [B, T or keep, D]
         z = nn.Dense(width, dtype=self.dtype, kernel_init=init, name='proj')(y)
         return tuner.after(place, 'proj', y, z)
 

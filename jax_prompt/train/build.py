@@ -86,6 +86,12 @@ def build_backbone(config: RunConfig) -> Backbone:
     return Backbone(network, tree, identity, mean, std, skipped)  # type: ignore[arg-type]
 
 
+def planned(backbone: Backbone, config: RunConfig) -> Backbone:
+    """Returns a run's backbone with the memory that its blocks take for this number of prompts."""
+    plan = _plan(config, get_method(config.method), backbone.config, config.model.remat)
+    return replace(backbone, config=_set(backbone.config, remat=plan.remat))
+
+
 def _set(network: Config, **values: Any) -> Config:
     """Returns the configuration with these values; one that its family has not must be unset."""
     known = {field.name for field in fields(network)}

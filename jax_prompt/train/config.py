@@ -14,7 +14,7 @@ from typing import Any
 
 from jax_prompt.backbones.table import lookup
 from jax_prompt.data.transforms import Augment
-from jax_prompt.methods import get_method
+from jax_prompt.methods import METHODS, get_method
 from jax_prompt.train.calibrate import Calibration
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.options import Engine, Input, Model
@@ -31,7 +31,7 @@ class RunConfig:
       backbone: `arch` or `arch.tag` of the table.
       weights: a checkpoint file; '': where the table finds it (the embedded default needs none).
       method: a row of `methods.METHODS`.
-      num_prompts: P, for methods with prompts.
+      num_prompts: P, for methods with prompts; ignored in a search with `search_num_prompts`.
       image_size: pixels; 0: the backbone's own.
       lr: learning rate at peak; with `search`, ignored in favour of `search_lrs`.
       weight_decay: of the tuner and trained backbone leaves.
@@ -43,6 +43,8 @@ class RunConfig:
       search_lrs: the grid of lr.
       search_weight_decays: a grid of one weight decay for all, the head's kernel too, as VPT's
         protocol has it; (): `weight_decay` and `head_weight_decay` as they are.
+      search_num_prompts: a grid of P, for methods with prompts; (): `num_prompts`. Each candidate
+        starts from what a run of its P would start from, its own calibration included.
       search_epochs: epochs of each candidate, where the search may be shorter than the training;
         0: `epochs`.
       refit: train once more on train + val with the chosen lr and test that; without it the
@@ -71,6 +73,7 @@ class RunConfig:
     search: bool = True
     search_lrs: tuple[float, ...] = ()
     search_weight_decays: tuple[float, ...] = ()
+    search_num_prompts: tuple[int, ...] = ()
     search_epochs: int = 0
     refit: bool = True
     train_on: str = 'train'
@@ -119,6 +122,18 @@ class RunConfig:
             grid = getattr(self, name)
             if len({f'{v:g}' for v in grid}) < len(grid) or min(grid, default=0.0) < 0.0:
                 raise ValueError(f'{name} is {grid}; allowed: different values, none below 0')
+        self._check_lengths(method.has_prompts)
+
+    def _check_lengths(self, has_prompts: bool) -> None:
+        grid = self.search_num_prompts
+        if grid and not has_prompts:
+            fits = ', '.join(name for name, row in METHODS.items() if row.has_prompts)
+            raise ValueError(
+                f'search_num_prompts is {grid}, but method {self.method} has no prompts; leave it '
+                f'empty, or take one of: {fits}'
+            )
+        if len(set(grid)) < len(grid) or min(grid, default=1) < 1:
+            raise ValueError(f'search_num_prompts is {grid}; allowed: different values from 1')
 
     @property
     def hyper(self) -> Hyper:
@@ -126,12 +141,24 @@ class RunConfig:
         return Hyper(self.lr, self.weight_decay, self.head_weight_decay)
 
     @property
-    def candidates(self) -> dict[str, Hyper]:
-        """The candidates of the search by name, 'lr_0.01' or 'lr_0.01_wd_0.001'."""
-        if not self.search_weight_decays:
-            return {f'lr_{lr:g}': self.hyper._replace(lr=lr) for lr in self.search_lrs}
-        grid = itertools.product(self.search_lrs, self.search_weight_decays)
-        return {f'lr_{lr:g}_wd_{wd:g}': Hyper(lr, wd, wd) for lr, wd in grid}
+    def candidates(self) -> dict[str, tuple[Hyper, int]]:
+        """The candidates of the search by name, each with its P.
+
+        Names are 'lr_0.01', with '_wd_0.001' and '_p_10' after it where these have a grid.
+        """
+        hypers = {f'lr_{lr:g}': self.hyper._replace(lr=lr) for lr in self.search_lrs}
+        if self.search_weight_decays:
+            grid = itertools.product(self.search_lrs, self.search_weight_decays)
+            hypers = {f'lr_{lr:g}_wd_{wd:g}': Hyper(lr, wd, wd) for lr, wd in grid}
+        if not self.search_num_prompts:
+            return {name: (hyper, self.num_prompts) for name, hyper in hypers.items()}
+        pairs = itertools.product(hypers.items(), self.search_num_prompts)
+        return {f'{name}_p_{count}': (hyper, count) for (name, hyper), count in pairs}
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The grid of P where the run searches one, else `num_prompts` alone."""
+        return (self.search_num_prompts if self.search else ()) or (self.num_prompts,)
 
     @property
     def tuner_options(self) -> dict[str, Any]:
@@ -223,5 +250,6 @@ def to_config_dict(config: RunConfig) -> Any:
         'tuner': {**method.settable(), **config.tuner},
         'transform': {**method.transform_options(), **config.transform},
     }
-    grids = {n: tuple(values[n]) for n in ('search_lrs', 'search_weight_decays')}
+    names = ('search_lrs', 'search_weight_decays', 'search_num_prompts')
+    grids = {name: tuple(values[name]) for name in names}
     return ConfigDict({**values, **grids}).lock()

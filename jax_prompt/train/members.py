@@ -1,10 +1,11 @@
 """S trainings as one program: what it takes, its steps and its logits.
 
 `vmap` maps over what trains and over the hyperparameters. Frozen weights and images are not mapped,
-so they are there once.
+so they are there once. Members may have unlike numbers of prompts (`lengths.py`).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.core.tree import Tree
+from jax_prompt.train.lengths import cut, lengthened, obstacle, padded, with_length
 from jax_prompt.train.loop import device_calls, epoch_order
 from jax_prompt.train.optim import Hyper
 from jax_prompt.train.parallel import replicate, shard_batch, unite
@@ -24,20 +26,21 @@ from jax_prompt.train.step import TrainState
 _MAPPED = TrainState(None, 0, 0, 0)  # type: ignore[arg-type]
 
 
-def _step(program, state, frozen, x, labels, weights, hyper, key):
+def _step(program, state, frozen, x, labels, weights, hyper, key, lengths):
     """Takes a step of every member; a batch of labels [S, B] is each member's own."""
     own = 0 if labels.ndim == 2 else None
 
-    def one(state, x, labels, hyper, key):
+    def one(state, x, labels, hyper, key, length):
         batch = [shard_batch(a, program.mesh) for a in (x, labels, weights)]
-        return program.step(state, frozen, *batch, hyper, key)
+        return program.step(state, with_length(frozen, length), *batch, hyper, key)
 
-    axes = (_MAPPED, own, own, 0, 0 if key.ndim else None)
-    return unite(jax.vmap(one, axes, (_MAPPED, 0))(state, x, labels, hyper, key), program.mesh)
+    axes = (_MAPPED, own, own, 0, 0 if key.ndim else None, 0)
+    mapped = jax.vmap(one, axes, (_MAPPED, 0))
+    return unite(mapped(state, x, labels, hyper, key, lengths), program.mesh)
 
 
 @partial(jax.jit, static_argnames='program', donate_argnames='state')
-def population_steps(program, state, frozen, data, labels, rows, weights, hyper, key):
+def population_steps(program, state, frozen, data, labels, rows, weights, hyper, key, lengths=None):
     """Takes steps of S members as one program; see `step.make_steps`.
 
     Args:
@@ -50,6 +53,7 @@ def population_steps(program, state, frozen, data, labels, rows, weights, hyper,
       weights: [steps, B] float32.
       hyper: leaves [S].
       key: the members' key, or [S].
+      lengths: the members' numbers of prompts, [S] int32, where these differ.
 
     Returns:
       The state after, and metrics with leaves [steps, S].
@@ -58,23 +62,27 @@ def population_steps(program, state, frozen, data, labels, rows, weights, hyper,
     def body(state, row):
         index, weight = row
         x = jax.tree.map(lambda leaf: leaf[index], data)
-        return _step(program, state, frozen, x, labels[index], weight, hyper, key)
+        return _step(program, state, frozen, x, labels[index], weight, hyper, key, lengths)
 
     return jax.lax.scan(body, state, (rows, weights))
 
 
 @partial(jax.jit, static_argnames='program', donate_argnames='state')
-def population_step(program, state, frozen, x, labels, weights, hyper, key):
+def population_step(program, state, frozen, x, labels, weights, hyper, key, lengths=None):
     """Takes one step of S members on a batch from the host, [B, ...] for all or [S, B, ...]."""
-    return _step(program, state, frozen, x, labels, weights, hyper, key)
+    return _step(program, state, frozen, x, labels, weights, hyper, key, lengths)
 
 
 @partial(jax.jit, static_argnames='program')
-def population_logits(program, trainable, frozen, x):
+def population_logits(program, trainable, frozen, x, lengths=None):
     """Computes evaluation logits [B, S, K] of stored data x for trainables [S, ...]."""
     count = len(jax.tree.leaves(x)[0])
     x = shard_batch(x, program.mesh)
-    logits = jax.vmap(lambda own: program.logits(own, frozen, x), out_axes=1)(trainable)
+
+    def one(own, length):
+        return program.logits(own, with_length(frozen, length), x)
+
+    logits = jax.vmap(one, out_axes=1)(trainable, lengths)
     return unite(logits, program.mesh)[:count]
 
 
@@ -98,15 +106,27 @@ class Members:
       frozen: the frozen tree, on the device.
 
     Raises:
-      ValueError: stages that differ in more than name, directory, hyper and seed.
+      ValueError: stages that differ in more than name, directory, hyper and seed, or in prompts
+        where they can't share a program.
     """
 
     def __init__(self, stages: Sequence[Stage], trainables: Sequence[Tree], frozen: Tree):
         self.stages, self.stage, self.frozen = stages, stages[0], frozen
-        for stage in stages[1:]:
-            _check_alike(self.stage, stage)
-        self.program = self.stage.program
-        self.initial = [self.program.init(tree) for tree in trainables]
+        lengths = [stage.program.classifier.tuner.prompt_length for stage in stages]
+        longest = lengths.index(max(lengths))
+        self.program = stages[longest].program
+        mixed = len(set(lengths)) > 1
+        if mixed and (reason := obstacle([stage.program for stage in stages])):
+            raise ValueError(
+                f'{lengths} prompts, and {reason}; train each number in a population of its own'
+            )
+        alike = [replace(s, program=lengthened(s.program, self.program)) for s in stages]
+        for stage in alike[1:]:
+            _check_alike(alike[0], stage)
+        # Of each member's own length; `put` fills them up to the longest.
+        pairs = zip(stages, trainables, strict=True)
+        self.initial = [stage.program.init(tree) for stage, tree in pairs]
+        self._longest = self.initial[longest]
         keys = [jax.random.split(jax.random.key(stage.seed)) for stage in stages]
         # Members of one seed share order, augmentation and dropout.
         self.shared = len({stage.seed for stage in stages}) == 1
@@ -118,10 +138,30 @@ class Members:
         self.labels = put(np.asarray(self.stage.train.labels, np.int32))
         columns = zip(*(stage.hyper for stage in stages), strict=True)
         self.hyper: Hyper = put(Hyper(*(jnp.asarray(column, jnp.float32) for column in columns)))
+        self.lengths = put(jnp.asarray(lengths, jnp.int32)) if mixed else None
 
     def put(self, states: Sequence[TrainState]) -> TrainState:
         """Returns states of all members as the program takes them."""
-        return replicate(stack_states(states), self.program.mesh)
+        like = self._longest
+        return replicate(stack_states([padded(s, like) for s in states]), self.program.mesh)
+
+    def state(self, states: TrainState, index: int) -> TrainState:
+        """Returns a member's state, numpy, with its own number of prompts."""
+        own = TrainState(states.step, *member_of(tuple(states[1:]), index))
+        return cut(own, self.initial[index])
+
+    def weights(self, weights: Tree, index: int) -> Tree:
+        """Returns a member's part of the weights to evaluate, likewise."""
+        return cut(member_of(weights, index), self.program.weights(self.initial[index]))
+
+    def logits(self, trainable: Tree, frozen: Tree, x: jax.Array) -> jax.Array:
+        """Computes evaluation logits [B, S, K] of stored data x; see `population_logits`."""
+        return population_logits(self.program, trainable, frozen, x, self.lengths)
+
+    @property
+    def own(self) -> tuple[Any, ...]:
+        """What a step takes of the members after the batch."""
+        return (self.hyper, self.key, self.lengths)
 
     def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns an epoch's index rows, [steps, B] or [steps, S, B], and weights [steps, B]."""
@@ -135,13 +175,13 @@ class Members:
     ) -> tuple[TrainState, dict[str, np.ndarray]]:
         """Takes a step for each row; the metrics have leaves [steps, S]."""
         if self.resident:
-            args = (self.frozen, self.data, self.labels, rows, weights, self.hyper, self.key)
+            args = (self.frozen, self.data, self.labels, rows, weights, *self.own)
             state, metrics = population_steps(self.program, state, *args)
             return state, {name: np.asarray(value) for name, value in metrics.items()}
         history: list[dict[str, jax.Array]] = []
         for weight, (x, y) in zip(weights, self.batches(rows), strict=True):
-            own = (self.frozen, x, y, weight, self.hyper, self.key)
-            state, metrics = population_step(self.program, state, *own)
+            args = (self.frozen, x, y, weight, *self.own)
+            state, metrics = population_step(self.program, state, *args)
             history.append(metrics)
         return state, {k: np.stack([np.asarray(m[k]) for m in history]) for k in history[0]}
 
@@ -159,13 +199,12 @@ class Members:
         """Returns the compiled program of the first device call, which that call then finds."""
         rows, weights = self.order(0)
         before = (self.program, self.put(self.initial), self.frozen)
-        after = (self.hyper, self.key)
         if self.resident:
             _, stop = device_calls(len(rows), self.stage.steps_per_call)[0]
             own = (self.data, self.labels, rows[:stop], weights[:stop])
-            return population_steps.lower(*before, *own, *after).compile()
+            return population_steps.lower(*before, *own, *self.own).compile()
         batch = next(self.batches(rows[:1]))
-        return population_step.lower(*before, *batch, weights[0], *after).compile()
+        return population_step.lower(*before, *batch, weights[0], *self.own).compile()
 
 
 def _check_alike(first: Stage, other: Stage) -> None:

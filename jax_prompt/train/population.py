@@ -1,10 +1,10 @@
 """A population: trainings side by side, one program by `vmap` over what trains.
 
-S members differ in learning rate, weight decays and seed. Frozen weights and images are arguments
-that `vmap` does not map, so they are there once; members of one seed see the same batches in the
-same order, and what comes before the first trained parameter is computed once for all. Nothing in a
-step crosses from member to member: a member's result is that of its own solo run, and one that
-diverges takes its NaN along to the end while the others go on.
+S members differ in learning rate, weight decays, seed and number of prompts (`lengths.py`). Frozen
+weights and images are arguments that `vmap` does not map, so they are there once; members of one
+seed see the same batches in the same order, and what comes before the first trained parameter is
+computed once for all. Nothing in a step crosses from member to member: a member's result is that of
+its own solo run, and one that diverges takes its NaN along to the end while the others go on.
 
 Each member keeps the record of its own stage: rows in metrics.jsonl, and checkpoints that a solo
 run could go on from. A killed population goes on from the latest step that all of its members have
@@ -23,7 +23,7 @@ from jax_prompt.core.tree import Tree
 from jax_prompt.evals.classify import forward, score
 from jax_prompt.train.log import Progress
 from jax_prompt.train.loop import Record, device_calls
-from jax_prompt.train.members import Members, member_of, population_logits
+from jax_prompt.train.members import Members
 from jax_prompt.train.parallel import replicate
 from jax_prompt.train.snapshots import take_snapshot
 from jax_prompt.train.stage import Fit, NonFiniteLoss, Stage, Unconverged
@@ -55,7 +55,8 @@ def fit_population(
     """Trains stages side by side from the last checkpoint that they share, or from the start.
 
     Args:
-      stages: the members; they may differ in name, directory, hyper and seed only.
+      stages: the members; they may differ in name, directory, hyper and seed only, and in the
+        number of prompts where these can be masked.
       trainables: the initial trainable tree of each.
       frozen: the frozen tree, on the device.
       skip: members whose outcome is known from before. Their place in the program stays, so that a
@@ -92,7 +93,7 @@ class _Population:
     ):
         self.members = Members(stages, trainables, frozen)
         self.stages, self.stage, self.frozen = stages, stages[0], frozen
-        self.program = self.stage.program
+        self.program = self.members.program
         living = [i for i in range(len(stages)) if i not in skip]
         self.records = {i: Record(stages[i], trainables[i]) for i in living}
         self.failed: dict[int, Outcome] = {}
@@ -172,14 +173,14 @@ class _Population:
         weights, got = self.program.weights(self.state), {}
         if stage.val is not None and next(iter(living.values())).due(epoch):
             started = time.perf_counter()
-            logits_of, (data, labels) = partial(population_logits, self.program), stage.val
+            logits_of, (data, labels) = self.members.logits, stage.val
             logits = forward(logits_of, weights, self.frozen, data, stage.eval_batch_size)
             got = {i: score(logits[:, i], labels) for i in living}  # of [n, S, K]
             for record in living.values():
                 record.info['seconds'] += (time.perf_counter() - started) / len(living)
         rows = []
         for i, record in living.items():
-            own = partial(member_of, weights, i)
+            own = partial(self.members.weights, weights, i)
             row = self._guard(i, partial(record.end_epoch, epoch, step, got.get(i), own))
             if row is not None:
                 rows.append(row)
@@ -188,7 +189,7 @@ class _Population:
         return f'epoch {epoch}/{self.program.epochs}' + _spread(rows)
 
     def _state_of(self, index: int) -> TrainState:
-        return TrainState(self.state.step, *member_of(tuple(self.state[1:]), index))
+        return self.members.state(self.state, index)
 
     def _save_member(self, index: int) -> None:
         self.records[index].save(self._state_of(index))
@@ -212,7 +213,7 @@ class _Population:
         out: list[Outcome | None] = [self.failed.get(i) for i in range(len(self.stages))]
         weights = self.program.weights(self.state)
         for i, record in self.living.items():
-            own = replicate(member_of(weights, i), self.program.mesh)
+            own = replicate(self.members.weights(weights, i), self.program.mesh)
             record.best = replicate(record.best, self.program.mesh)
             done = record.result(own)
             out[i] = Outcome(done, 'done', done.seconds)

@@ -18,6 +18,12 @@ from jax_prompt.train.step import Program
 from jax_prompt.train.tokens import BackboneTokens, StreamedImages
 
 
+def prototypes_path(config: RunConfig, workdir: Path) -> Path:
+    """Returns where a run's prompts lie; a search over numbers of prompts has a file for each."""
+    many = config.search and config.search_num_prompts
+    return workdir / (f'prototypes_p_{config.num_prompts}.npz' if many else 'prototypes.npz')
+
+
 def run_prototypes(
     config: RunConfig, program: Program, images: Any, backbone: Tree, path: Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -30,7 +36,7 @@ def run_prototypes(
       program: starts from the image.
       images: the training images, uint8 [n, S, S, 3], or a stream of them.
       backbone: the backbone's parameters, on the default device.
-      path: prototypes.npz of the run directory.
+      path: `prototypes_path`.
 
     Returns:
       Prompts [L, P, D] float32, and the report of `calibrate.prototypes`.

@@ -17,6 +17,7 @@ from jax_prompt.evals.classify import evaluate, forward
 from jax_prompt.train.build import build_backbone, build_program, init_params
 from jax_prompt.train.checkpoint import Checkpoints
 from jax_prompt.train.config import RunConfig, resolve
+from jax_prompt.train.prototypes import prototypes_path
 from jax_prompt.train.splits import load_split, open_data
 from jax_prompt.train.step import Program, TrainState, make_logits
 
@@ -26,7 +27,7 @@ class Restored:
     """A finished run, ready to be used.
 
     Attributes:
-      config: its configuration.
+      config: its configuration, with the number of prompts that a search chose.
       result: the content of its result.json.
       program: maps stored images to logits.
       trainable: what was trained (the last epoch's, or its average where one was kept).
@@ -111,6 +112,8 @@ def restore(workdir: str | Path) -> Restored:
     if (workdir / 'pruned.json').exists():
         pruned = json.loads((workdir / 'pruned.json').read_text(encoding='utf-8'))
         config = replace(config, tuner={**config.tuner, 'kept': pruned['kept']})
+    if config.search and config.search_num_prompts:
+        config = replace(config, num_prompts=result['num_prompts'])
     backbone = build_backbone(config)
     _same_weights(result, backbone.identity, workdir)
     program = build_program(config, backbone, len(result['classes']), config.batch_size)
@@ -125,8 +128,9 @@ def restore(workdir: str | Path) -> Restored:
     finally:
         checkpoints.close()
     weights = program.weights(TrainState(**tree['state']))
-    if not config.train_prompts and (workdir / 'prototypes.npz').exists():
-        frozen = _frozen_prompts(frozen, workdir, program)
+    prototypes = prototypes_path(config, workdir)
+    if not config.train_prompts and prototypes.exists():
+        frozen = _frozen_prompts(frozen, prototypes, program)
     return Restored(config, result, program, weights, frozen)
 
 
@@ -140,7 +144,7 @@ def _same_weights(result: dict[str, Any], identity: Any, workdir: Path) -> None:
         )
 
 
-def _frozen_prompts(frozen: Tree, workdir: Path, program: Program) -> Tree:
-    with np.load(workdir / 'prototypes.npz', allow_pickle=False) as saved:
+def _frozen_prompts(frozen: Tree, path: Path, program: Program) -> Tree:
+    with np.load(path, allow_pickle=False) as saved:
         prompts = saved['prompts']
     return {**frozen, 'tuner': program.classifier.tuner.calibrated(frozen['tuner'], prompts)}

@@ -4,7 +4,8 @@ A run directory holds
 
     config.json       the resolved configuration
     metrics.jsonl     a row an epoch of every stage
-    prototypes.npz    calibrated prompts, where the method has them
+    prototypes.npz    calibrated prompts, where the method has them (prototypes_p_P.npz for each P
+                      of a search over it)
     search/NAME/      checkpoints and result.json of each candidate (`train/search.py`)
     checkpoints/      the final training's, with snapshots/epoch_0003.npz (engine.snapshot_every)
     pruned.json       what a first training kept, and pruned/, the second one's checkpoints (E2VPT)
@@ -24,18 +25,18 @@ from typing import Any
 from jax_prompt.core.tree import count
 from jax_prompt.evals.classify import evaluate
 from jax_prompt.methods import get_method
-from jax_prompt.train.build import Prefixed, build_backbone, build_program, init_added, init_params
+from jax_prompt.train.build import Prefixed, build_backbone, init_added
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.loop import fit
 from jax_prompt.train.optim import Hyper
-from jax_prompt.train.parallel import replicate
-from jax_prompt.train.prototypes import run_prototypes
+from jax_prompt.train.parallel import replicate, split_frozen
 from jax_prompt.train.prune import choose_kept, pruned_program
 from jax_prompt.train.result import machine, peak_memory_mb, versions
-from jax_prompt.train.search import Found, Search
+from jax_prompt.train.search import Candidate, Found, Search
 from jax_prompt.train.splits import join, load_split, open_data
 from jax_prompt.train.stage import Data, Fit, Stage
+from jax_prompt.train.starts import make_starts
 from jax_prompt.train.step import Program, make_logits
 from jax_prompt.train.workdir import claim
 
@@ -147,26 +148,30 @@ class _Run:
         self.size = self.backbone.config.image_size
         parts = self.source.splits.items()
         splits = {name: load_split(config, part, self.size) for name, part in parts}
-        num_train = len(splits['train'].labels)
-        base = build_program(config, self.backbone, len(self.source.classes), num_train)
-        trainable, frozen = init_params(config, self.backbone, base.classifier)
-        self.calibration: dict[str, Any] | None = None
-        if self.method.calibrated:
-            path, images = self.workdir / 'prototypes.npz', splits['train'].data
-            prompts, report = run_prototypes(config, base, images, frozen['backbone'], path)
-            self.calibration = report
-            self._say(f'prototypes by {report["construction"]}: {report["seconds"]:.1f} s')
-            place = trainable if config.train_prompts else frozen
-            place['tuner'] = base.classifier.tuner.calibrated(place['tuner'], prompts)
-        self.trainable = trainable
-        total = sum(len(part.labels) for part in splits.values())
-        self.prefixed = Prefixed(config, base, frozen, total)
+        classes, total = len(self.source.classes), sum(len(part.labels) for part in splits.values())
+        self.starts, frozen = make_starts(
+            config, self.backbone, classes, splits['train'], self.workdir, self._say
+        )
+        first = next(iter(self.starts))
+        self.prefixed = Prefixed(config, self.starts[first].program, frozen, total)
         del frozen  # on several devices this was one device's copy
         self.splits = {name: self.prefixed(part) for name, part in splits.items()}
-        self.frozen = self.prefixed.frozen_after()
+        self.shared = self.prefixed.frozen_after()
+        self._take(first)
         sizes = ', '.join(f'{name} {len(part.labels)}' for name, part in splits.items())
         self._say(f'{self.source.name}: {len(self.source.classes)} classes, {sizes}')
-        self._say(f'{config.method}: {count(trainable)} parameters train')
+        counts = {count(start.trainable) for start in self.starts.values()}
+        text = ' to '.join(map(str, sorted({min(counts), max(counts)})))
+        self._say(f'{config.method}: {text} parameters train')
+
+    def _take(self, num_prompts: int) -> None:
+        """Takes up one of the numbers of prompts; what is trained then, has as many."""
+        start = self.starts[num_prompts]
+        self.config = replace(self.config, num_prompts=num_prompts)
+        self.trainable, self.calibration = start.trainable, start.calibration
+        self.prefixed.program = start.program
+        fixed = split_frozen(start.fixed, start.program.mesh)
+        self.frozen = {**self.shared, **fixed} if fixed else self.shared
 
     def _train(self) -> _Trained:
         """Searches where asked, then trains what will be tested."""
@@ -175,31 +180,31 @@ class _Run:
             data = self._both() if config.train_on == 'train+val' else splits
             fit_, program = self._fit('train', 'checkpoints', config.hyper, *data)
             return _Trained(fit_, program, config.hyper, 'checkpoints', [], data)
-        found, stages = self._search()
-        name, best = found.name, found.row
-        hyper = config.candidates[name]
+        found, stage = self._search()
+        best, hyper = found.row, stage.hyper
         if not config.refit:
-            program = stages[name].program
-            return _Trained(found.fit, program, hyper, f'search/{name}', found.rows, splits)
+            where = f'search/{found.name}'
+            return _Trained(found.fit, stage.program, hyper, where, found.rows, splits)
         data = self._both()
         fit_, program = self._fit('train', 'checkpoints', hyper, *data)
         fit_.val_accuracy, fit_.best_val_accuracy = best['val_accuracy'], best['best_val_accuracy']
         fit_.best_epoch = best['best_val_epoch']
         return _Trained(fit_, program, hyper, 'checkpoints', found.rows, data)
 
-    def _search(self) -> tuple[Found, dict[str, Stage]]:
-        """Trains the candidates on train; returns what val chose, and the candidates' stages."""
+    def _search(self) -> tuple[Found, Stage]:
+        """Trains the candidates on train; returns what val chose, and takes up its prompts."""
         config, train, val = self.config, self.splits['train'], self.splits['val']
-        stages = {
-            name: self._stage(f'search/{name}', f'search/{name}', hyper, train, val)
-            for name, hyper in config.candidates.items()
-        }
+        candidates = {}
+        for name, (hyper, prompts) in config.candidates.items():
+            self._take(prompts)
+            stage = self._stage(f'search/{name}', f'search/{name}', hyper, train, val)
+            shown = prompts if self.method.has_prompts else None
+            candidates[name] = Candidate(stage, self.trainable, self.frozen, shown)
         folder = self.workdir / 'search'
-        found = Search(
-            stages, self.trainable, self.frozen, folder, config.population, self._say
-        ).run()
+        found = Search(candidates, folder, config.population, self._say).run()
         self.earlier += found.earlier
-        return found, stages
+        self._take(config.candidates[found.name][1])
+        return found, candidates[found.name].stage
 
     def _both(self) -> tuple[Data, None]:
         """Returns train and val as one, and that there is no validation."""
@@ -284,6 +289,7 @@ class _Run:
             'num_trainable': count(self.trainable),
             'num_trainable_head': count(self.trainable['head']),
             **trained.hyper._asdict(),
+            **({'num_prompts': config.num_prompts} if self.method.has_prompts else {}),
             'search': trained.searched,
             'trained_on': 'train' if trained.splits[1] else 'train+val',
             'seconds_total': time.perf_counter() - self.began + self.earlier,

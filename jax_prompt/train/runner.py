@@ -32,7 +32,7 @@ from jax_prompt.train.run import run, search
 from jax_prompt.train.stage import NonFiniteLoss, Unconverged
 from jax_prompt.train.workdir import claim as claim_workdir
 
-_HYPER = ('lr', 'weight_decay', 'head_weight_decay')
+_HYPER = ('lr', 'weight_decay', 'head_weight_decay', 'num_prompts')
 # What a run that starts again from its checkpoints would only meet again.
 _LASTING = (NonFiniteLoss.__name__, Unconverged.__name__)
 _MISSING, _NOT_CHOSEN = 'MissingData', 'SearchFailed'
@@ -199,7 +199,7 @@ class Runner:
         state = look(folder, self.dead_seconds).state
         if state == 'done':
             chosen = read_json(folder / 'run' / 'chosen.json')
-            return {name: chosen[name] for name in _HYPER}
+            return {name: chosen[name] for name in _HYPER if name in chosen}
         if state == 'failed' and not self._again(Unit(unit.task, None, folder)):
             saved = read_failure(folder)
             return {'kind': _NOT_CHOSEN, 'reason': f'search: {saved["reason"]}'} if saved else None

@@ -1,6 +1,7 @@
 """The search: candidates train on the training split, and the validation split chooses one.
 
-They train side by side (`population.py`) in groups of one size, or one after the other. With rungs
+They train side by side (`population.py`) in groups of one size, or one after the other. Candidates
+of unlike numbers of prompts share a group where prompts can be masked (`lengths.py`). With rungs
 (successive halving) all reach a rung before the worse of them are dropped; the learning rate's
 schedule stays that of all epochs.
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_prompt.core.tree import Tree
+from jax_prompt.train.lengths import obstacle
 from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.loop import fit
 from jax_prompt.train.parallel import replicate
@@ -25,6 +27,23 @@ from jax_prompt.train.sizing import Population, choose_size
 from jax_prompt.train.stage import Fit, NonFiniteLoss, Stage, Unconverged
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a search may choose.
+
+    Attributes:
+      stage: its training.
+      trainable: its initial trainable tree.
+      frozen: its frozen tree, on the device.
+      num_prompts: P; None for methods without prompts.
+    """
+
+    stage: Stage
+    trainable: Tree
+    frozen: Tree
+    num_prompts: int | None = None
 
 
 @dataclass
@@ -53,9 +72,7 @@ class Search:
     """A search, begun or gone on with.
 
     Args:
-      stages: the candidates by name; they differ in name, directory and hyper.
-      trainable: initial trainable tree.
-      frozen: frozen tree, on the device.
+      candidates: by name; stages differ in name, directory, hyper and the number of prompts.
       folder: `search` of the run directory.
       options: how they train.
       say: prints a line.
@@ -63,17 +80,14 @@ class Search:
 
     def __init__(
         self,
-        stages: Mapping[str, Stage],
-        trainable: Tree,
-        frozen: Tree,
+        candidates: Mapping[str, Candidate],
         folder: Path,
         options: Population,
         say: Callable[[str], None],
     ):
-        self.stages, self.folder, self.options, self.say = stages, folder, options, say
-        self.trainable, self.frozen = trainable, frozen
-        self.size, self.fits = 1, dict[str, Fit]()
-        saved = {name: read_json(folder / name / 'result.json') for name in stages}
+        self.candidates, self.folder, self.options, self.say = candidates, folder, options, say
+        self.size, self.fits, self.apart = 1, dict[str, Fit](), _apart([*candidates.values()])
+        saved = {name: read_json(folder / name / 'result.json') for name in candidates}
         self.rows: dict[str, Row] = {name: row for name, row in saved.items() if row}
         self.earlier = {name: row['seconds'] for name, row in self.rows.items()}
 
@@ -83,7 +97,8 @@ class Search:
         Raises:
           NonFiniteLoss: every candidate failed.
         """
-        names, last = list(self.stages), next(iter(self.stages.values())).last_epoch
+        names = list(self.candidates)
+        last = self.candidates[names[0]].stage.last_epoch
         if len(self.rows) < len(names):
             self.size = self._plan()
         for epoch in self.options.rungs:
@@ -99,12 +114,42 @@ class Search:
         path = self.folder / 'plan.json'
         if (saved := read_json(path)) is not None:
             return saved['members']
-        size = choose_size(list(self.stages.values()), self.trainable, self.frozen, self.options)
+        # What holds of those with most prompts holds of the others.
+        names = self._pools(list(self.candidates))[-1]
+        pool = [self.candidates[name] for name in names]
+        pool.sort(key=lambda one: -(one.num_prompts or 0))
+        stages, trainables = [one.stage for one in pool], [one.trainable for one in pool]
+        size = choose_size(stages, trainables, pool[0].frozen, self.options)
+        lengths = self._lengths(size.members)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, asdict(size))
-        if len(self.stages) > 1:
-            self.say(f'search: {size.members} of {len(self.stages)} side by side: {size.reason}')
+        write_json(path, asdict(size) | ({'lengths': lengths} if lengths else {}))
+        if len(self.candidates) > 1:
+            text = f'search: {size.members} of {len(pool)} side by side: {size.reason}'
+            self.say(f'{text}; {lengths}' if lengths else text)
         return size.members
+
+    def _pools(self, names: Sequence[str]) -> list[list[str]]:
+        """Sorts candidates into those that may share a program, few prompts first."""
+        counts = {name: self.candidates[name].num_prompts or 0 for name in names}
+        ordered = sorted(names, key=lambda name: counts[name])
+        if not self.apart:
+            return [ordered]
+        pools: dict[int, list[str]] = {}
+        for name in ordered:
+            pools.setdefault(counts[name], []).append(name)
+        return list(pools.values())
+
+    def _lengths(self, size: int) -> str:
+        """Says how candidates of unlike numbers of prompts train; '' where all have as many."""
+        counts = sorted({one.num_prompts or 0 for one in self.candidates.values()})
+        if len(counts) < 2:
+            return ''
+        text = f'{", ".join(map(str, counts))} prompts: '
+        if size == 1:
+            return text + 'each as it is' + (f', since {self.apart}' if self.apart else '')
+        if self.apart:
+            return text + f'a population for each number, since {self.apart}'
+        return text + 'side by side, the shorter padded and masked'
 
     def _rung(self, epoch: int, names: list[str]) -> list[str]:
         """Trains to a rung and drops the worse candidates there; returns those that go on."""
@@ -128,36 +173,42 @@ class Search:
                 self._write(name, row)
         return rungs[str(epoch)]['kept']
 
-    def _merit(self, name: str, val: float | None) -> tuple[float, float, float]:
-        """Orders candidates: accuracy on val; ties to the smaller learning rate, then decay."""
-        hyper = self.stages[name].hyper
-        return (val or 0.0, -float(hyper.lr), -float(hyper.weight_decay))
+    def _merit(self, name: str, val: float | None) -> tuple[float, ...]:
+        """Orders candidates by val; ties go to the smaller rate, decay and number of prompts."""
+        one = self.candidates[name]
+        hyper, count = one.stage.hyper, one.num_prompts or 0
+        return (val or 0.0, -float(hyper.lr), -float(hyper.weight_decay), -count)
 
     def _train(self, names: Sequence[str], until: int) -> None:
         """Trains those without a row to the end of an epoch; who fails gets its row."""
-        for first in range(0, len(names), self.size):
-            group = names[first : first + self.size]
-            skip = [i for i, name in enumerate(group) if name in self.rows]
-            if len(skip) == len(group):
-                continue
-            stages = [replace(self.stages[name], until=until) for name in group]
-            if len(group) == 1:
-                self._note(group[0], self._alone(stages[0]))
-                continue
+        for pool in self._pools(names):
+            for first in range(0, len(pool), self.size):
+                self._train_group(pool[first : first + self.size], until)
 
-            def failed(index: int, outcome: Outcome, group: Sequence[str] = group) -> None:
-                self._note(group[index], outcome)
+    def _train_group(self, group: Sequence[str], until: int) -> None:
+        skip = [i for i, name in enumerate(group) if name in self.rows]
+        if len(skip) == len(group):
+            return
+        if len(group) == 1:
+            self._note(group[0], self._alone(group[0], until))
+            return
+        ones = [self.candidates[name] for name in group]
+        stages = [replace(one.stage, until=until) for one in ones]
+        trainables = [one.trainable for one in ones]
 
-            trainables = [self.trainable] * len(group)
-            outcomes = fit_population(stages, trainables, self.frozen, skip, failed)
-            for name, outcome in zip(group, outcomes, strict=True):
-                if outcome is not None and outcome.fit is not None:
-                    self._note(name, outcome)
+        def failed(index: int, outcome: Outcome) -> None:
+            self._note(group[index], outcome)
 
-    def _alone(self, stage: Stage) -> Outcome:
-        began = time.perf_counter()
+        outcomes = fit_population(stages, trainables, ones[0].frozen, skip, failed)
+        for name, outcome in zip(group, outcomes, strict=True):
+            if outcome is not None and outcome.fit is not None:
+                self._note(name, outcome)
+
+    def _alone(self, name: str, until: int = 0) -> Outcome:
+        one, began = self.candidates[name], time.perf_counter()
+        stage = replace(one.stage, until=until)
         try:
-            done = fit(stage, replicate(self.trainable, stage.program.mesh), self.frozen)
+            done = fit(stage, replicate(one.trainable, stage.program.mesh), one.frozen)
         except (NonFiniteLoss, Unconverged) as error:
             self.say(str(error))
             return Outcome(None, str(error), time.perf_counter() - began)
@@ -172,8 +223,10 @@ class Search:
 
     def _row(self, name: str, status: str, done: Fit | None, seconds: float = 0.0) -> Row:
         """Returns a candidate's row; one that failed or was dropped has no accuracy."""
+        one = self.candidates[name]
         return {
-            **{k: float(v) for k, v in self.stages[name].hyper._asdict().items()},
+            **{k: float(v) for k, v in one.stage.hyper._asdict().items()},
+            **({} if one.num_prompts is None else {'num_prompts': one.num_prompts}),
             'val_accuracy': done.val_accuracy if done else None,
             'best_val_accuracy': done.best_val_accuracy if done else None,
             'best_val_epoch': done.best_epoch if done else 0,
@@ -188,16 +241,25 @@ class Search:
         self.rows[name] = row
 
     def _choose(self) -> Found:
-        rows = [{'name': name, **self.rows[name]} for name in self.stages]
+        rows = [{'name': name, **self.rows[name]} for name in self.candidates]
         good = [row for row in rows if row['val_accuracy'] is not None]
         if not good:
             reasons = '; '.join(row['status'] for row in rows)
-            raise NonFiniteLoss(f'every candidate of {[*self.stages]} failed: {reasons}')
+            raise NonFiniteLoss(f'every candidate of {[*self.candidates]} failed: {reasons}')
         best = max(good, key=lambda row: self._merit(row['name'], row['val_accuracy']))
         name = best['name']
         self.say(f'search: {name} chosen on the validation split')
         earlier = sum(self.earlier.values())
         # A candidate of an earlier process is read back from its last checkpoint.
-        done = self.fits[name] if name in self.fits else self._alone(self.stages[name]).fit
+        done = self.fits[name] if name in self.fits else self._alone(name).fit
         assert done is not None
         return Found(name, done, rows, earlier)
+
+
+def _apart(candidates: Sequence[Candidate]) -> str:
+    """Returns why each number of prompts needs populations of its own; '' where none does."""
+    if len({one.num_prompts for one in candidates}) < 2:
+        return ''
+    if any(one.frozen is not candidates[0].frozen for one in candidates):
+        return 'each number has frozen prompts of its own'
+    return obstacle([one.stage.program for one in candidates])

@@ -81,13 +81,13 @@ class Size:
 
 
 def choose_size(
-    stages: Sequence[Stage], trainable: Tree, frozen: Tree, options: Population
+    stages: Sequence[Stage], trainables: Sequence[Tree], frozen: Tree, options: Population
 ) -> Size:
     """Chooses how many of these stages train side by side.
 
     Args:
-      stages: the candidates.
-      trainable: initial trainable tree.
+      stages: the candidates, those with most prompts first where they differ.
+      trainables: the initial trainable tree of each.
       frozen: frozen tree, on the device.
       options: the largest size and the budget.
     """
@@ -96,14 +96,14 @@ def choose_size(
         return Size(1, 'asked for' if options.size else 'one candidate')
     # Of several processes each would measure something else, and all must do the same.
     by_speed = not options.size and jax.default_backend() == 'cpu'
-    flops = _flops(stages[0], trainable, frozen) / num_cores() if by_speed else 0.0
+    flops = _flops(stages[0], trainables[0], frozen) / num_cores() if by_speed else 0.0
     if flops > _LARGE or (flops > _SMALL and jax.process_count() > 1):
         return Size(1, f'a step of {flops:.1e} FLOPs a core fills the processor by itself')
     budget, need = options.memory_mb or _memory_mb(), 0.0
     while size > 1:
         # Groups of one size: each size is a program of its own.
         size = math.ceil(len(stages) / math.ceil(len(stages) / size))
-        members = Members(stages[:size], [trainable] * size, frozen)
+        members = Members(stages[:size], trainables[:size], frozen)
         need = _held_mb(members.compiled())
         if need <= budget:
             break
@@ -111,8 +111,11 @@ def choose_size(
     if size == 1:
         return Size(1, f'two side by side would hold more than {budget:.0f} MB')
     if flops > _SMALL:
-        solo = Members(stages[:1], [trainable], frozen)
-        alone, beside = _seconds(solo, False), _seconds(members, True) / size
+        # Where prompts differ, one alone takes what lies between the longest and the shortest.
+        ends = (0,) if members.lengths is None else (0, size - 1)
+        solo = [Members([stages[i]], [trainables[i]], frozen) for i in ends]
+        alone = statistics.mean(_seconds(one, False) for one in solo)
+        beside = _seconds(members, True) / size
         if beside > 0.95 * alone:
             return Size(1, f'{size} side by side: {beside / alone:.2f} x the time of one')
     reason = 'asked for' if options.size else f'{need:.0f} of {budget:.0f} MB'
@@ -139,7 +142,7 @@ def _seconds(members: Members, side_by_side: bool) -> float:
     """Returns the median time of a step, the first left out."""
     rows, weights = members.order(0)
     x, y = next(members.batches(rows[:1]))
-    rest = (x, y, weights[0], members.hyper, members.key)
+    rest = (x, y, weights[0], *members.own)
     state, times = members.put(members.initial) if side_by_side else None, []
     for _ in range(_TURNS + 1):
         start = time.perf_counter()

@@ -145,6 +145,12 @@ class Compose(Tuner):
             q, k, v = tuner.attention(own, q, k, v)
         return q, k, v
 
+    def key_bias(self, place: Place, num_keys: int) -> jax.Array | None:
+        """Returns the sum of the parts' biases; None where no part has one."""
+        made = [tuner.key_bias(own, num_keys) for tuner, own in self._each(place)]
+        biases = [bias for bias in made if bias is not None]
+        return sum(biases[1:], biases[0]) if biases else None
+
     def pool(self, place: Place, tokens: jax.Array, features: jax.Array) -> jax.Array:
         for tuner, own in self._each(place):
             if tuner.needs_tokens():

@@ -113,6 +113,27 @@ class VPT(Tuner):
         key = None if place.key is None else jax.random.fold_in(place.key, 0)
         return dropout(key, prompts, self.dropout_rate)
 
+    def key_bias(self, place: Place, num_keys: int) -> jax.Array | None:
+        """Leaves out prompts past `place.shared['length']`, an int32 scalar, where it is there.
+
+        It is where trainings of unlike lengths share a program (`train/lengths.py`): each has
+        `num_prompts` prompts there, and those past its own length are zeros.
+        """
+        length = place.shared.get('length')
+        if length is None:
+            return None
+        first, number = place.prompts_at
+        index = jnp.arange(num_keys) - first  # of the prompt that is the key
+        return jnp.where((index >= length) & (index < number), -jnp.inf, 0.0)
+
+    def unmasked(self) -> str:
+        """Returns why not, of subclasses and with dropout; '' otherwise."""
+        if type(self) is not VPT:  # a subclass does more with its prompts than stand among tokens
+            return super().unmasked()
+        return (
+            'prompt dropout draws its masks by the number of prompts' if self.dropout_rate else ''
+        )
+
 
 def by_stage(layers: Tree, change: Callable[[Tree, slice], Tree]) -> Tree:
     """Returns the leaves of layers with prompts changed, stage after stage where there are stages.

@@ -16,7 +16,7 @@ from jax_prompt.train.log import read_metrics
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.restore import restore
 from jax_prompt.train.run import run
-from jax_prompt.train.search import Search
+from jax_prompt.train.search import Candidate, Search
 from jax_prompt.train.sizing import Population, choose_size
 from jax_prompt.train.stage import Data, NonFiniteLoss, Stage
 from jax_prompt.train.step import Program
@@ -74,10 +74,9 @@ def _stages(parts, folder, lrs=LRS):
 def _search(parts, folder, options, lrs=LRS):
     folder.mkdir(exist_ok=True)
     said = []
-    search = Search(
-        _stages(parts, folder, lrs), parts[1], {}, folder / 'search', options, said.append
-    )
-    return search.run(), said
+    stages = _stages(parts, folder, lrs)
+    candidates = {name: Candidate(stage, parts[1], {}) for name, stage in stages.items()}
+    return Search(candidates, folder / 'search', options, said.append).run(), said
 
 
 def _row(folder, name):
@@ -166,12 +165,15 @@ def test_all_candidates_failing_is_an_error_with_their_reasons(parts, tmp_path):
 
 def test_size_comes_from_the_memory_of_the_compiled_program(parts, tmp_path):
     stages = list(_stages(parts, tmp_path, [1e-3 * i for i in range(1, 17)]).values())
-    whole = choose_size(stages, parts[1], {}, Population(size=16))
+    trainables = [parts[1]] * len(stages)
+    whole = choose_size(stages, trainables, {}, Population(size=16))
     assert whole.members == 16
     # The data counts once: 64 x 8 features and labels.
     assert whole.memory_mb > 64 * 9 * 4 / 1e6
     budgets = (1.05 * whole.memory_mb, 0.7 * whole.memory_mb, 1e-6)
-    sizes = [choose_size(stages, parts[1], {}, Population(memory_mb=budget)) for budget in budgets]
+    sizes = [
+        choose_size(stages, trainables, {}, Population(memory_mb=budget)) for budget in budgets
+    ]
     assert sizes[0].members == 16
     assert 1 < sizes[1].members <= 8  # 16 in two groups or more
     assert sizes[1].memory_mb <= budgets[1]
@@ -181,17 +183,18 @@ def test_size_comes_from_the_memory_of_the_compiled_program(parts, tmp_path):
 
 def test_what_fills_the_processor_trains_one_after_the_other(parts, tmp_path, monkeypatch):
     stages = list(_stages(parts, tmp_path).values())
+    trainables = [parts[1]] * len(stages)
     monkeypatch.setattr(sizing, '_LARGE', 0.0)
-    got = choose_size(stages, parts[1], {}, Population())
+    got = choose_size(stages, trainables, {}, Population())
     assert got.members == 1
     assert 'fills the processor' in got.reason
-    assert choose_size(stages, parts[1], {}, Population(size=4)).members == 4
+    assert choose_size(stages, trainables, {}, Population(size=4)).members == 4
     monkeypatch.setattr(sizing, '_LARGE', 1e9)
     monkeypatch.setattr(sizing, '_SMALL', 0.0)
     for beside, members in ((0.1, 4), (1.0, 1)):  # measured: side by side and alone
         times = {True: 4 * beside, False: 1.0}
         monkeypatch.setattr(sizing, '_seconds', lambda _, many, times=times: times[many])
-        assert choose_size(stages, parts[1], {}, Population()).members == members
+        assert choose_size(stages, trainables, {}, Population()).members == members
     monkeypatch.undo()
     assert sizing._seconds(sizing.Members(stages, [parts[1]] * 4, {}), True) > 0.0
     assert sizing._seconds(sizing.Members(stages[:1], [parts[1]], {}), False) > 0.0

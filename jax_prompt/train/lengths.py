@@ -1,0 +1,78 @@
+"""Prompts of unlike lengths in one population: padded to the longest, and masked.
+
+The program of a mixed population has as many prompts as its longest member. Those that a member has
+not are zeros, and no token attends to them (`Tuner.key_bias`): their gradient is exactly 0, and
+momentum, weight decay and averages keep them at 0, so that the member is its solo run. How many it
+has is one more number that the program takes for each member. Only the states between device calls
+are padded; records and checkpoints have the member's own shapes.
+
+Where that would not be exact, members of each length are a population of their own (`obstacle`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_prompt.core.tree import Tree, merge
+from jax_prompt.train.step import Program
+
+
+def obstacle(programs: Sequence[Program]) -> str:
+    """Returns why trainings that differ in prompts can't share a program; '' where they can."""
+    classifier = programs[0].classifier
+    config: Any = classifier.backbone.config
+    if reason := classifier.tuner.unmasked():
+        return reason
+    if classifier.spec.family != 'vit':
+        return f'a {classifier.spec.family} does not mask prompts'
+    if config.pool == 'mean_prompts':
+        return 'prompts are pooled'
+    if len({program.micro_batch for program in programs}) > 1 and (
+        config.drop_path_rate or config.patch_drop_rate
+    ):
+        return 'what is dropped is drawn part by part, and parts of a batch differ'
+    return ''
+
+
+def lengthened(program: Program, longest: Program) -> Program:
+    """Returns a program with as many prompts as another, in parts and with memory as that one."""
+    own, other = program.classifier, longest.classifier
+    if own.tuner.prompt_length == other.tuner.prompt_length:
+        return program
+    tuner: Any = own.tuner
+    module: Any = own.backbone
+    remat = other.backbone.config.remat  # type: ignore[attr-defined]
+    classifier = replace(
+        own,
+        tuner=replace(tuner, num_prompts=other.tuner.prompt_length),
+        backbone=module.clone(config=replace(module.config, remat=remat)),
+    )
+    return replace(program, classifier=classifier, micro_batch=longest.micro_batch)
+
+
+def with_length(frozen: Tree, length: jax.Array | None) -> Tree:
+    """Returns the frozen tree with a member's number of prompts where its tuner looks for it."""
+    return frozen if length is None else merge(frozen, {'tuner': {'shared': {'length': length}}})
+
+
+def padded(tree: Any, like: Any) -> Any:
+    """Fills leaves up with zeros at the ends of their axes, to the shapes of those of `like`."""
+
+    def pad(leaf: Any, model: Any) -> Any:
+        missing = [(0, m - n) for n, m in zip(np.shape(leaf), np.shape(model), strict=True)]
+        return np.pad(np.asarray(leaf), missing) if any(m for _, m in missing) else leaf
+
+    return jax.tree.map(pad, tree, like)
+
+
+def cut(tree: Any, like: Any) -> Any:
+    """Cuts leaves to the shapes of those of `like`: the inverse of `padded`."""
+
+    def own(leaf: Any, model: Any) -> Any:
+        same = np.shape(leaf) == np.shape(model)
+        return leaf if same else leaf[tuple(map(slice, np.shape(model)))].copy()
+
+    return jax.tree.map(own, tree, like)
