@@ -307,7 +307,8 @@ def test_the_configs_give_the_protocols():
         assert (run_.epochs, run_.train_on, run_.input.resize) == (100, 'train+val', 'bilinear_tf')
     prompts = {'caltech101': 10, 'svhn_cropped': 50, 'eurosat': 100, 'smallnorb_azimuth': 200}
     assert {name: runs[f'vtab/{name}'].num_prompts for name in prompts} == prompts
-    assert runs['vtab/dtd'].candidates['lr_12.5_wd_0.01'] == (12.5, 0.01, 0.01)
+    hyper, _ = runs['vtab/dtd'].candidates['lr_12.5_wd_0.01']
+    assert hyper == (12.5, 0.01, 0.01)
     linear = resolve_benchmark(vtab.get_config('protocol=vpt,method=linear'))
     assert max(linear.run.search_lrs) == 50 * 1024 / 256
     assert not linear.num_prompts
