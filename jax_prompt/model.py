@@ -141,7 +141,7 @@ def build_classifier(
     """
     if num_classes < 2:
         raise ValueError(f'{num_classes} class; a classifier needs at least 2')
-    if method.batch_statistics and hasattr(config, 'batch_statistics'):
+    if method.follows_batches(config):
         config = replace(config, batch_statistics=True)  # type: ignore[arg-type]
     spec, tuner = config.spec(), method.make_tuner(**options)
     check_fits(method, tuner, spec)

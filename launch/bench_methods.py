@@ -76,16 +76,12 @@ class Step:
         budget = 1e6 if cached else 0.0
         cut = cached_cut(program, method.cut(model.tuner, model.spec), args.batch, budget, backbone)
         self.data: Any = images
-        if not cached:
-            pass
-        elif not cut.at_image:
+        if not cut.at_image:
             self.data = jnp.asarray(frozen_prefix(program, cut, backbone, images, args.batch))
-        elif model.tuner.needs_raw():
+        elif cached and model.tuner.needs_raw():
             raw = frozen_prefix(program, FEATURES, backbone, images, args.batch)
             self.data = WithRaw(images, jnp.asarray(raw))
-        at_features = cut >= FEATURES  # nothing runs there that parts would make smaller
-        micro_batch = 0 if at_features else plan.micro_batch
-        self.program = replace(program, start=cut, micro_batch=micro_batch)
+        self.program = replace(program, start=cut)
         self.added = count(trainable) - count(trainable['head'])
         labels = jnp.zeros(args.batch, jnp.int32)
         hyper = Hyper(*(jnp.float32(x) for x in (1e-3, 0.0, 0.0)))

@@ -1,4 +1,4 @@
-"""Small images, packs and splits for tests of data."""
+"""Small images, packs and splits for tests of data and of training."""
 
 import io
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from jax_prompt.data.split import Split
+from jax_prompt.train.stage import Data
 
 
 def picture(i: int, height: int = 12, width: int = 16) -> np.ndarray:
@@ -48,3 +49,11 @@ def split_of(images: list[np.ndarray], name: str = 'train') -> Split:
     """Returns a split of images in memory, labels in turn 0 and 1."""
     labels = (np.arange(len(images)) % 2).astype(np.int32)
     return Split(name, labels, lambda i: images[i], lambda i: f'{name}[{i}]')
+
+
+def dark_and_bright(count, seed=0):
+    """Dark and bright images: classes that a few steps tell apart."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(count) % 2).astype(np.int32)
+    images = rng.integers(0, 90, (count, 8, 8, 3)) + 150 * labels[:, None, None, None]
+    return Data(images.astype(np.uint8), labels)

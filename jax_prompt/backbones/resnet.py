@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_prompt.backbones.resnet_config import ResNetConfig
-from jax_prompt.backbones.stack import Stack, check_cuts
+from jax_prompt.backbones.stack import Stack, check_cuts, check_images
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut, Site
 from jax_prompt.core.tree import Tree, segment_name, segments, stack_layers
 from jax_prompt.core.tuner import Place, Tuner
@@ -132,7 +132,7 @@ class ResNet(nn.Module):
         check_cuts('ResNet', cfg.depth, seams, start, stop)
         place = Place.outside(params, x if start.at_image else None, key, train)
         if start.at_image:
-            self._check(x)
+            check_images('ResNet', x, cfg.image_size)
             x = self._embed(tuner.image(place, x), tuner, place)
         spec, rates = cfg.spec(), jnp.zeros(cfg.depth)
         for first, last in segments(cfg.depth, seams):
@@ -149,14 +149,6 @@ class ResNet(nn.Module):
                 apply = partial(_apply_block, block, tuner)
                 x = stack.run(apply, blocks, x, tuner, params, place, (first, last))
         return self._pool(x, tuner, place) if stop.block >= cfg.depth else x
-
-    def _check(self, images: jax.Array) -> None:
-        size = self.config.image_size
-        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
-            raise ValueError(
-                f'images of shape {images.shape}; this ResNet takes [B, {size}, {size}, 3]: resize '
-                'them or set image_size'
-            )
 
     def _embed(self, images: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
         """Images [B, H, W, 3] to the feature map [B, H / 4, W / 4, C] that enters block 0."""

@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jax_prompt.core.spec import BackboneSpec, Site, Stage
+from jax_prompt.core.spec import BackboneSpec, Site, Stage, check_choices
 
 _ALLOWED = {
     'block': ('basic', 'bottleneck'),
@@ -59,9 +59,7 @@ class ResNetConfig:
 
     def __post_init__(self):
         object.__setattr__(self, 'depths', tuple(self.depths))  # a saved identity has a list
-        for name, values in _ALLOWED.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f'{name} is {getattr(self, name)!r}; allowed: {list(values)}')
+        check_choices(self, _ALLOWED)
         if not self.depths or min(self.depths) < 1:
             raise ValueError(f'depths is {self.depths}; give one positive number for each stage')
         for name in ('width', 'image_size'):

@@ -135,6 +135,24 @@ def check_cuts(name: str, depth: int, seams: Collection[int], start: Cut, stop: 
             )
 
 
+def check_images(name: str, images: jax.Array, size: int) -> None:
+    """Checks the images that enter a backbone.
+
+    Args:
+      name: the family's name, for the message.
+      images: [B, H, W, C].
+      size: side of the square image that the backbone takes, in pixels.
+
+    Raises:
+      ValueError: images of another shape than [B, size, size, 3].
+    """
+    if images.ndim != 4 or images.shape[1:] != (size, size, 3):
+        raise ValueError(
+            f'images of shape {images.shape}; this {name} takes [B, {size}, {size}, 3]: resize '
+            'them or set image_size'
+        )
+
+
 def _insert(x: jax.Array, prompts: jax.Array, lead: int) -> jax.Array:
     """Places prompts [B or 1, P, D] after the lead tokens of x [B, C + N, D]."""
     prompts = jnp.broadcast_to(prompts, (x.shape[0], *prompts.shape[1:])).astype(x.dtype)

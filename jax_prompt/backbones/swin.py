@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.backbones.stack import Stack, check_cuts
+from jax_prompt.backbones.stack import Stack, check_cuts, check_images
 from jax_prompt.backbones.swin_config import SwinConfig, merge_name
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, segment_name, segments, stack_layers
@@ -169,13 +169,9 @@ class Swin(nn.Module):
 
     def _embed(self, images: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
         """Images [B, H, W, 3] to tokens [B, N, D]."""
-        cfg, size = self.config, self.config.image_size
-        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
-            raise ValueError(
-                f'images of shape {images.shape}; this Swin takes [B, {size}, {size}, 3]: resize '
-                'them or set image_size'
-            )
-        more = -size % cfg.patch_size
+        cfg = self.config
+        check_images('Swin', images, cfg.image_size)
+        more = -cfg.image_size % cfg.patch_size
         images = jnp.pad(images, ((0, 0), (0, more), (0, more), (0, 0)))
         x = PatchEmbed(cfg.patch_size, cfg.width, cfg.dtype, name='patch_embed')(images)
         x = tuner.after(place, 'patch_embed', images, x.astype(jnp.float32))  # [B, N, D]

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jax_prompt.core.spec import BackboneSpec, Site, Stage, block_sites
+from jax_prompt.core.spec import BackboneSpec, Site, Stage, block_sites, check_choices
 
 _ALLOWED = {
     'pool': ('mean_prompts', 'mean'),
@@ -56,9 +56,7 @@ class SwinConfig:
     def __post_init__(self):
         for name in ('depths', 'num_heads'):  # a saved identity has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, values in _ALLOWED.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f'{name} is {getattr(self, name)!r}; allowed: {list(values)}')
+        check_choices(self, _ALLOWED)
         if not self.depths or min(self.depths) < 1 or len(self.depths) != len(self.num_heads):
             raise ValueError(
                 f'depths is {self.depths} and num_heads {self.num_heads}; give one positive number '

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jax_prompt.backbones.stack import Stack, check_cuts
+from jax_prompt.backbones.stack import Stack, check_cuts, check_images
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, segment_name, segments, stack_layers
@@ -127,11 +127,7 @@ class ViT(nn.Module):
     ) -> jax.Array:
         """Images [B, H, W, 3] to tokens [B, C + N, D] with positions."""
         cfg = self.config
-        if images.ndim != 4 or images.shape[1:] != (cfg.image_size, cfg.image_size, 3):
-            raise ValueError(
-                f'images of shape {images.shape}; this ViT takes [B, {cfg.image_size}, '
-                f'{cfg.image_size}, 3]: resize them or set image_size'
-            )
+        check_images('ViT', images, cfg.image_size)
         x = PatchEmbed(cfg.patch_size, cfg.width, cfg.dtype, name='patch_embed')(images)
         x = tuner.after(place, 'patch_embed', images, x.astype(jnp.float32))  # [B, N, D]
         if bare_patches:

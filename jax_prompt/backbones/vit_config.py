@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jax_prompt.core.spec import BackboneSpec, Site, block_sites
+from jax_prompt.core.spec import BackboneSpec, Site, block_sites, check_choices
 
 _POOLS = ('cls', 'mean', 'mean_prompts')
 _REMATS = ('none', 'save', 'full')
@@ -62,10 +62,7 @@ class ViTConfig:
     dtype: str = 'float32'
 
     def __post_init__(self):
-        allowed = {'pool': _POOLS, 'remat': _REMATS, 'dtype': _DTYPES}
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f'{name} is {getattr(self, name)!r}; allowed: {list(values)}')
+        check_choices(self, {'pool': _POOLS, 'remat': _REMATS, 'dtype': _DTYPES})
         if self.width % self.num_heads:
             raise ValueError(f'width {self.width} is no multiple of {self.num_heads} heads')
         if self.image_size % self.patch_size:

@@ -78,6 +78,10 @@ class Method:
 
         return trained
 
+    def follows_batches(self, network: object) -> bool:
+        """Whether a network, by its configuration, has norms that follow the batch in training."""
+        return self.batch_statistics and hasattr(network, 'batch_statistics')
+
     def options(self) -> dict[str, Any]:
         """Returns the tuner's options that a config may set, with their defaults."""
         return {

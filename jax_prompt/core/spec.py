@@ -5,7 +5,7 @@ part that others build on: how many layers take prompts, how wide tokens are, wh
 operations exist and how wide their inputs and outputs are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 
@@ -137,6 +137,13 @@ class BackboneSpec:
         """
         own = [s for s in self.outer.values() if s.weights.split('/')[0] == group]
         return any(s.before < 0 or s.before > layer for s in own)
+
+
+def check_choices(config: object, allowed: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError where an attribute of a backbone's configuration is none of its choices."""
+    for name, values in allowed.items():
+        if getattr(config, name) not in values:
+            raise ValueError(f'{name} is {getattr(config, name)!r}; allowed: {list(values)}')
 
 
 def block_sites(width: int, mlp_dim: int) -> dict[str, Site]:

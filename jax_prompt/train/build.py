@@ -134,7 +134,6 @@ def build_program(config: RunConfig, backbone: Backbone, num_classes: int, count
 def _plan(config: RunConfig, method: Method, network: Config, remat: str) -> StepPlan:
     mesh, engine = run_mesh(config), config.engine
     tuner = method.make_tuner(**config.tuner_options)
-    by_batch = method.batch_statistics and hasattr(network, 'batch_statistics')
     return plan_step(
         network.spec(),
         tuner,
@@ -142,7 +141,7 @@ def _plan(config: RunConfig, method: Method, network: Config, remat: str) -> Ste
         remat=remat,
         micro_batch=engine.micro_batch,
         memory_mb=engine.memory_mb,
-        together=by_batch or tuner.mixes_images,
+        together=method.follows_batches(network) or tuner.mixes_images,
         devices=mesh.size if mesh else 1,
         bytes_per_value=2 if config.model.dtype == 'bfloat16' else 4,
     )
@@ -223,9 +222,7 @@ class Prefixed:
     def program_of(self, count: int, epochs: int) -> Program:
         """Returns the program that starts where the data stands, for `count` images an epoch."""
         steps = math.ceil(count / self.config.batch_size)
-        program = replace(self.program, start=self.cut, steps_per_epoch=steps, epochs=epochs)
-        # Nothing runs between cached features and the head that parts would make smaller.
-        return replace(program, micro_batch=0) if self.cut >= FEATURES else program
+        return replace(self.program, start=self.cut, steps_per_epoch=steps, epochs=epochs)
 
     def __call__(self, data: Data) -> Data:
         """Returns the split's data at the cut, or its images with their raw features."""

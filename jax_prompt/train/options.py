@@ -107,8 +107,14 @@ class Engine:
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f'engine.{name} is {value!r}; allowed: {allowed}')
-        least_of = {'snapshot_every': 0, 'num_devices': 0, 'fsdp': 1, 'micro_batch': 0}
-        for name, least in (least_of | {'memory_mb': 0}).items():
+        least_of = {
+            'snapshot_every': 0,
+            'num_devices': 0,
+            'fsdp': 1,
+            'micro_batch': 0,
+            'memory_mb': 0,
+        }
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ValueError(f'engine.{name} is {getattr(self, name)}; at least {least}')
         if not 0.0 <= self.min_converged <= 1.0:

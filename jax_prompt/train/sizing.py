@@ -125,7 +125,7 @@ def choose_size(
 def _flops(stage: Stage, trainable: Tree, frozen: Tree) -> float:
     """Returns the FLOPs of a solo step, as XLA counts them uncompiled (scanned blocks as one)."""
     lowered = _solo_step(Members([stage], [trainable], frozen), make_step.lower)
-    parts = number_of_parts(stage.batch_size, stage.program.micro_batch)
+    parts = number_of_parts(stage.batch_size, stage.program.at_once)
     return parts * float((lowered.cost_analysis() or {}).get('flops', 0.0))
 
 

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from jax_prompt.core.method import Transform
-from jax_prompt.core.spec import IMAGE, Cut
+from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, merge
 from jax_prompt.data.transforms import Augment, augment, centre, to_model
 from jax_prompt.model import Classifier
@@ -88,6 +88,16 @@ class Program:
     mesh: Mesh | None = None
     micro_batch: int = 0
 
+    @property
+    def at_once(self) -> int:
+        """Most images computed at once; 0: all, as from features on nothing is large."""
+        return self.micro_batch if self.start < FEATURES else 0
+
+    @property
+    def num_devices(self) -> int:
+        """Devices that share each batch."""
+        return self.mesh.size if self.mesh else 1
+
     def optimizer(self, hyper: Hyper) -> optax.GradientTransformation:
         """Builds the optimizer for these hyperparameters."""
         return make_optimizer(self.optim, hyper, self.epochs, self.steps_per_epoch, self.transform)
@@ -122,7 +132,7 @@ class Program:
 
     def in_parts(self, function: Callable[[Any], jax.Array], x: Any) -> jax.Array:
         """Applies a function of single images to a batch, as many at once as in training."""
-        return map_parts(function, x, self.micro_batch, self.mesh.size if self.mesh else 1)
+        return map_parts(function, x, self.at_once, self.num_devices)
 
     def step(
         self,
@@ -182,8 +192,8 @@ class Program:
             Part(x, raw, labels, weights),
             tuner.probes(len(labels)),
             keys[1],
-            self.micro_batch,
-            self.mesh.size if self.mesh else 1,
+            self.at_once,
+            self.num_devices,
         )
         if axis is not None:
             loss, correct, grads = jax.lax.psum((loss, correct, grads), axis)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_data import dark_and_bright
 
 from jax_prompt.backbones.swin_config import SwinConfig
 from jax_prompt.backbones.vit_config import ViTConfig
@@ -25,7 +26,7 @@ from jax_prompt.train.parallel import data_mesh, replicate
 from jax_prompt.train.population import fit_population
 from jax_prompt.train.search import Candidate, Search
 from jax_prompt.train.sizing import Population
-from jax_prompt.train.stage import Data, Stage
+from jax_prompt.train.stage import Stage
 from jax_prompt.train.step import Program
 
 CONFIG = ViTConfig(16, 2, 2, 32, 4, 8)
@@ -34,15 +35,7 @@ LENGTHS = (1, 3, 1, 3)
 _close = partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-5)
 
 
-def _data(count, seed=0):
-    """Dark and bright images: classes that a few steps tell apart."""
-    rng = np.random.default_rng(seed)
-    labels = (np.arange(count) % 2).astype(np.int32)
-    images = rng.integers(0, 90, (count, 8, 8, 3)) + 150 * labels[:, None, None, None]
-    return Data(images.astype(np.uint8), labels)
-
-
-TRAIN, VAL = _data(10), _data(6, seed=1)
+TRAIN, VAL = dark_and_bright(10), dark_and_bright(6, seed=1)
 
 
 @cache

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_data import dark_and_bright
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import split
@@ -19,14 +20,6 @@ from jax_prompt.train.stage import Data, NonFiniteLoss, Stage
 from jax_prompt.train.step import Program
 
 CONFIG = ViTConfig(16, 2, 2, 32, 4, 8)
-
-
-def _data(count, seed=0):
-    """Dark and bright images: classes that a few steps tell apart."""
-    rng = np.random.default_rng(seed)
-    labels = (np.arange(count) % 2).astype(np.int32)
-    images = rng.integers(0, 90, (count, 8, 8, 3)) + 150 * labels[:, None, None, None]
-    return Data(images.astype(np.uint8), labels)
 
 
 @pytest.fixture(scope='module')
@@ -54,8 +47,8 @@ def stage(model, tmp_path):
         program=program,
         hyper=Hyper(1e-2, 1e-4, 1e-4),
         seed=0,
-        train=_data(18),
-        val=_data(9, seed=1),
+        train=dark_and_bright(18),
+        val=dark_and_bright(9, seed=1),
         batch_size=4,
         eval_batch_size=4,
         steps_per_call=2,

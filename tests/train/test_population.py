@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_data import dark_and_bright
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import FEATURES
@@ -28,15 +29,7 @@ CONFIG = ViTConfig(16, 2, 2, 32, 4, 8)
 LRS = (1e-3, 1e-2, 3e-2)
 
 
-def _data(count, seed=0):
-    """Dark and bright images: classes that a few steps tell apart."""
-    rng = np.random.default_rng(seed)
-    labels = (np.arange(count) % 2).astype(np.int32)
-    images = rng.integers(0, 90, (count, 8, 8, 3)) + 150 * labels[:, None, None, None]
-    return Data(images.astype(np.uint8), labels)
-
-
-TRAIN, VAL = _data(10), _data(6, seed=1)
+TRAIN, VAL = dark_and_bright(10), dark_and_bright(6, seed=1)
 
 
 @cache
