@@ -18,13 +18,14 @@ class Family:
 
     Attributes:
       make: makes the module from a configuration and the seams between its stacked layers.
-      adapt: turns a checkpoint's per-layer tree into the running form of a configuration and seams.
+      adapt: turns a checkpoint's per-layer tree into the running form: (tree, configuration, seams,
+        what puts its leaves in place) -> tree.
       run_block: runs one frozen block: (config, stacked blocks of its stage, tokens, its index
         among them, index of the first of them) -> tokens; None where there are no tokens.
     """
 
     make: Callable[[Any, tuple[int, ...]], Backbone]
-    adapt: Callable[[Tree, Any, tuple[int, ...]], Tree]
+    adapt: Callable[..., Tree]
     run_block: Callable[..., jax.Array] | None = None
 
 

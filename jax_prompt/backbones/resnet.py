@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax_prompt.backbones.resnet_config import ResNetConfig
 from jax_prompt.backbones.stack import Stack, check_cuts, check_images
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut, Site
-from jax_prompt.core.tree import Tree, segment_name, segments, stack_layers
+from jax_prompt.core.tree import Put, Tree, keep, segment_name, segments, stack_layers
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.batch_norm import BatchNorm
 from jax_prompt.nn.convolution import convolve, max_pool
@@ -182,15 +182,16 @@ def _apply_block(
     return out
 
 
-def adapt(tree: Tree, config: ResNetConfig, seams: tuple[int, ...] = ()) -> Tree:
+def adapt(tree: Tree, config: ResNetConfig, seams: tuple[int, ...] = (), put: Put = keep) -> Tree:
     """Turns a checkpoint's per-layer tree into the running form of `config`.
 
     Args:
       tree: `block_00/...` form (`weights.load`).
       config: the ResNet to run.
       seams: as in `ResNet`.
+      put: as in `core.tree.stack_layers`.
 
     Returns:
       The tree that `ResNet(config, seams)` takes.
     """
-    return stack_layers(tree, (*config.run_starts, *seams))
+    return stack_layers(tree, (*config.run_starts, *seams), put)

@@ -25,7 +25,7 @@ import numpy as np
 from jax_prompt.backbones.stack import Stack, check_cuts, check_images
 from jax_prompt.backbones.swin_config import SwinConfig, merge_name
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
-from jax_prompt.core.tree import Tree, segment_name, segments, stack_layers
+from jax_prompt.core.tree import Put, Tree, keep, segment_name, segments, stack_layers
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.transformer import Mlp, PatchEmbed, pre_norm_block
 from jax_prompt.nn.windows import (
@@ -218,13 +218,14 @@ def _apply_block(
     return out
 
 
-def adapt(tree: Tree, config: SwinConfig, seams: tuple[int, ...] = ()) -> Tree:
+def adapt(tree: Tree, config: SwinConfig, seams: tuple[int, ...] = (), put: Put = keep) -> Tree:
     """Turns a checkpoint's per-layer tree into the running form of `config`.
 
     Args:
       tree: `block_00/...` form (`weights.load`), position biases of the checkpoint's own windows.
       config: the Swin to run; its window and image size set the windows.
       seams: as in `Swin`.
+      put: as in `core.tree.stack_layers`.
 
     Returns:
       The tree that `Swin(config, seams)` takes, position biases resized (bicubic).
@@ -236,7 +237,7 @@ def adapt(tree: Tree, config: SwinConfig, seams: tuple[int, ...] = ()) -> Tree:
         table = resize_relative_bias(np.asarray(block['attn']['relative_bias']), window)
         attention = {**block['attn'], 'relative_bias': table}
         out[f'block_{layer:02d}'] = {**block, 'attn': attention}
-    return stack_layers(out, (*config.starts, *seams))
+    return stack_layers(out, (*config.starts, *seams), put)
 
 
 def run_block(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax_prompt.backbones.stack import Stack, check_cuts, check_images
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
-from jax_prompt.core.tree import Tree, segment_name, segments, stack_layers
+from jax_prompt.core.tree import Put, Tree, keep, segment_name, segments, stack_layers
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.layers import resize_positions
 from jax_prompt.nn.transformer import Attention, Mlp, PatchEmbed, pre_norm_block
@@ -196,13 +196,14 @@ def _drop_patches(key: jax.Array, x: jax.Array, cfg: ViTConfig) -> jax.Array:
     return jnp.concatenate([x[:, : cfg.num_lead], patches], axis=1)  # [B, C + kept, D]
 
 
-def adapt(tree: Tree, config: ViTConfig, seams: tuple[int, ...] = ()) -> Tree:
+def adapt(tree: Tree, config: ViTConfig, seams: tuple[int, ...] = (), put: Put = keep) -> Tree:
     """Turns a checkpoint's per-layer tree into the running form of `config`.
 
     Args:
       tree: `block_00/...` form (`weights.load`), positions at the checkpoint's own grid.
       config: the ViT to run; its image size sets the grid.
       seams: as in `ViT`.
+      put: as in `core.tree.stack_layers`.
 
     Returns:
       The tree that `ViT(config, seams)` takes, positions resized (bicubic, antialiased).
@@ -213,6 +214,7 @@ def adapt(tree: Tree, config: ViTConfig, seams: tuple[int, ...] = ()) -> Tree:
     return stack_layers(
         {**tree, 'pos_embed': jnp.concatenate([positions[:, :rows], grid], axis=1)},
         (*config.seams, *seams),
+        put,
     )
 
 

@@ -20,7 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_prompt.core.mapped import release
+
 Tree = dict[str, Any]
+Put = Callable[[str, Any], Any]  # what becomes of a leaf at a path
 
 # What neither weight decay nor robust training shrinks, by the last name of its path.
 EXEMPT = (
@@ -140,19 +143,35 @@ def segments(depth: int, seams: Sequence[int] = ()) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def stack_layers(tree: Mapping[str, Any], seams: Sequence[int] = ()) -> Tree:
+def keep(path: str, leaf: Any) -> Any:
+    """Returns the leaf as it is."""
+    del path
+    return leaf
+
+
+def stack_layers(tree: Mapping[str, Any], seams: Sequence[int] = (), put: Put = keep) -> Tree:
     """Stacks `block_00`, `block_01`, ... into segments `blocks_00_12` with leaves [layers, ...].
 
     Numpy leaves are stacked by numpy (no device memory), others by jax.
+
+    Args:
+      tree: in per-layer form.
+      seams: layers at which segments end.
+      put: gives what stands for each leaf of the result. A leaf is made when the one before it has
+        been put, so that a tree of mapped files goes to a device with a single leaf between them.
     """
     layers = {int(m.group(1)): tree[key] for key in tree if (m := _LAYER.match(key))}
     if sorted(layers) != list(range(len(layers))):
         raise ValueError(f'layers {sorted(layers)} are not consecutive from 0; blocks are missing')
-    out: Tree = {key: value for key, value in tree.items() if not _LAYER.match(key)}
+    rest = flatten({key: value for key, value in tree.items() if not _LAYER.match(key)})
+    flat = {path: put(path, leaf) for path, leaf in rest.items()}
     for start, stop in segments(len(layers), seams):
-        parts = [layers[i] for i in range(start, stop)]
-        out[segment_name(start, stop)] = jax.tree.map(_stack, *parts)
-    return out
+        prefix = f'{segment_name(start, stop)}/'
+        parts = [flatten(layers[i], prefix) for i in range(start, stop)]
+        if any(part.keys() != parts[0].keys() for part in parts):
+            raise ValueError(f'layers {start} to {stop - 1} differ in their leaves; set a seam')
+        flat |= {path: put(path, _stack([part[path] for part in parts])) for path in parts[0]}
+    return unflatten(flat)
 
 
 def unstack_layers(tree: Mapping[str, Any]) -> Tree:
@@ -184,7 +203,11 @@ def map_layers(tree: Mapping[str, Any], change: Callable[[int, Tree], Tree]) -> 
     return stack_layers(out, starts) if starts else out
 
 
-def _stack(*leaves: Any) -> Any:
-    if all(isinstance(leaf, np.ndarray) for leaf in leaves):
-        return np.stack(leaves)
-    return jnp.stack(leaves)
+def _stack(leaves: Sequence[Any]) -> Any:
+    if not all(isinstance(leaf, np.ndarray) for leaf in leaves):
+        return jnp.stack(leaves)
+    stacked = np.empty((len(leaves), *leaves[0].shape), np.result_type(*leaves))
+    for i, leaf in enumerate(leaves):
+        np.stack([leaf], out=stacked[i : i + 1])
+        release(leaf)
+    return stacked

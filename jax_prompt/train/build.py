@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jax_prompt.backbones.families import family_of
@@ -32,7 +33,8 @@ class Backbone:
 
     Attributes:
       config: its configuration for this run.
-      tree: parameters in per-layer form, numpy; None where the method starts from random ones.
+      tree: parameters in per-layer form, numpy; None where the method starts from random ones, and
+        in a run that has them on its device.
       identity: which weights these are; None likewise.
       mean: normalisation of images in [0, 1].
       std: likewise.
@@ -174,15 +176,22 @@ def trains(method: Method, config: RunConfig, classifier: Classifier) -> Any:
 
 def init_params(config: RunConfig, backbone: Backbone, classifier: Classifier) -> tuple[Tree, Tree]:
     """Returns the initial (trainable, frozen) trees on the device, prompts not calibrated."""
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    trained = trains(get_method(config.method), config, classifier)
+    kept = partial(jnp.asarray, dtype=config.model.frozen_dtype)
+
+    def put(path: str, leaf: Any) -> jax.Array:
+        if isinstance(leaf, np.ndarray) and not leaf.flags.writeable:
+            leaf = leaf.copy()  # of the file, whose pages a CPU device would take over as they are
+        dtype = leaf.dtype if trained(f'backbone/{path}') else config.model.frozen_dtype
+        return jnp.asarray(leaf, dtype)
+
     if backbone.tree is None:
-        params = classifier.init(key)
+        params = classifier.init(jax.random.fold_in(jax.random.key(config.seed), 1))
     else:
         adapt = family_of(backbone.config).adapt
-        weights = adapt(backbone.tree, backbone.config, classifier.backbone.seams)
+        weights = adapt(backbone.tree, backbone.config, classifier.backbone.seams, put)
         params = {'backbone': weights, **init_added(config, classifier)}
-    trainable, frozen = split(params, trains(get_method(config.method), config, classifier))
-    kept = partial(jnp.asarray, dtype=config.model.frozen_dtype)
+    trainable, frozen = split(params, trained)
     return jax.tree.map(jnp.asarray, trainable), jax.tree.map(kept, frozen)
 
 

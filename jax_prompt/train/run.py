@@ -152,6 +152,7 @@ class _Run:
         self.starts, frozen = make_starts(
             config, self.backbone, classes, splits['train'], self.workdir, self._say
         )
+        self.backbone = replace(self.backbone, tree=None)  # what the host had of the weights
         first = next(iter(self.starts))
         self.prefixed = Prefixed(config, self.starts[first].program, frozen, total)
         del frozen  # on several devices this was one device's copy

@@ -14,8 +14,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jax_prompt.backbones.table import (
     ARCHITECTURES,
     IMAGENET_MEAN,
@@ -32,8 +30,8 @@ from jax_prompt.weights.families import FAMILIES, Family
 from jax_prompt.weights.identity import Identity, Report, colour
 from jax_prompt.weights.readers import Contents, read
 from jax_prompt.weights.rules import Table, apply, match_names
+from jax_prompt.weights.writer import STORED, write_safetensors
 
-_STORED = ('float32', 'float16', 'bfloat16')
 _KEY = 'jax_prompt'  # of the identity in a converted file's metadata
 _ANY_NAME = ('model.safetensors', 'pytorch_model.bin')  # every repository has a file of this name
 _IMAGENET_FORMATS = ('mae', 'moco_v3', 'dino', 'dinov2')  # all trained with its mean and std
@@ -58,7 +56,8 @@ def load_weights(
 
     Returns:
       The tree in per-layer form (`block_00/...`), float32 numpy, its position embedding at the
-      file's own grid (`backbones.vit.adapt` resizes it), and the report.
+      file's own grid (`backbones.vit.adapt` resizes it), and the report. Leaves may be read-only
+      views of the file, which is read as they are: it must not change while they are used.
 
     Raises:
       FileNotFoundError: the file is not there; says where it is published.
@@ -117,21 +116,11 @@ def save_converted(
     Raises:
       ValueError: the dtype is unknown, or a weight does not fit in float16.
     """
-    import ml_dtypes
-    from safetensors.numpy import save
-
-    if dtype not in _STORED:
-        raise ValueError(f"dtype '{dtype}' is unknown; allowed: {list(_STORED)}")
-    target = np.dtype(ml_dtypes.bfloat16 if dtype == 'bfloat16' else dtype)
-    flat = {}
-    for leaf, value in flatten(unstack_layers(tree)).items():
-        with np.errstate(over='ignore'):
-            flat[leaf] = np.ascontiguousarray(np.asarray(value), dtype=target)
-        if not np.isfinite(flat[leaf].astype(np.float32)).all():
-            raise ValueError(f'{leaf} is not finite in {dtype}; store it as float32 or bfloat16')
+    if dtype not in STORED:
+        raise ValueError(f"dtype '{dtype}' is unknown; allowed: {list(STORED)}")
     text = json.dumps(replace(identity, converted_sha256=None).to_dict(), sort_keys=True)
     with whole_file(path) as file:
-        file.write(save(flat, metadata={_KEY: text}))
+        write_safetensors(file, flatten(unstack_layers(tree)), dtype, {_KEY: text})
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_prompt.weights.mapped import dtype_of, map_bytes
+from jax_prompt.core.mapped import dtype_of, map_bytes
 from jax_prompt.weights.torch_file import TorchFile
 from jax_prompt.weights.unpickler import TensorRef
 

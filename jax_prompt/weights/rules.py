@@ -137,7 +137,7 @@ class Applied:
     """What `apply` gives.
 
     Attributes:
-      flat: {path: array}, float32 and contiguous.
+      flat: {path: array}, float32; what only had to be rearranged is a view of the file's array.
       used: {source name: path}.
       skipped: {source name: reason}.
     """
@@ -294,7 +294,9 @@ def _text(shape: Shape) -> str:
 
 
 def _float32(parts: list[np.ndarray]) -> np.ndarray:
-    """Joins parts along the last axis into one new contiguous float32 array."""
+    """Joins parts along the last axis in float32; a single part that is float32 is not copied."""
+    if len(parts) == 1 and parts[0].dtype == np.float32:
+        return parts[0]
     width = sum(part.shape[-1] for part in parts)
     out = np.empty((*parts[0].shape[:-1], width), np.float32)
     start = 0

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jax_prompt.weights.mapped import dtype_of, map_bytes
+from jax_prompt.core.mapped import dtype_of, map_bytes, release
 from jax_prompt.weights.unpickler import Refused, TensorRef, unpickle
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -84,6 +84,7 @@ class TorchFile:
                     f"{self.path}: storage '{storage.key}' does not match its checksum; the file "
                     f'is damaged, download it again'
                 )
+            release(raw)
             self._places[storage.key] = (start, size, None)
         if 0 in ref.shape:
             return np.zeros(ref.shape, dtype)

@@ -1,0 +1,49 @@
+"""Writes safetensors leaf by leaf, so that nothing of the file is in memory but one leaf.
+
+The safetensors package joins a file's bytes in memory before it writes them. The bytes here are the
+same: https://github.com/huggingface/safetensors, "Format".
+"""
+
+import json
+from collections.abc import Mapping
+from typing import IO, Any
+
+import numpy as np
+
+from jax_prompt.core.mapped import dtype_of, release
+
+STORED = {'float32': 'F32', 'float16': 'F16', 'bfloat16': 'BF16'}
+
+
+def write_safetensors(
+    file: IO[bytes], leaves: Mapping[str, Any], dtype: str, metadata: Mapping[str, str]
+) -> None:
+    """Writes {path: array} with its metadata.
+
+    Args:
+      file: open for bytes, at its beginning.
+      leaves: floating-point arrays; they may be mapped from a file.
+      dtype: one of `STORED`.
+      metadata: texts kept in the header.
+
+    Raises:
+      ValueError: a leaf is not finite in this dtype.
+    """
+    target, stop = dtype_of(dtype), 0
+    header: dict[str, Any] = {'__metadata__': dict(metadata)}
+    for path in sorted(leaves):
+        shape, start = np.shape(leaves[path]), stop
+        stop += int(np.prod(shape, dtype=np.int64)) * target.itemsize
+        places = {'shape': list(shape), 'data_offsets': [start, stop]}
+        header[path] = {'dtype': STORED[dtype], **places}
+    text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
+    text += b' ' * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, 'little') + text)
+    for path in sorted(leaves):
+        leaf = np.asarray(leaves[path])
+        with np.errstate(over='ignore'):
+            values = np.ascontiguousarray(leaf, dtype=target)
+        if not np.isfinite(values).all():
+            raise ValueError(f'{path} is not finite in {dtype}; store it as float32 or bfloat16')
+        file.write(values.view(np.uint8).data)
+        release(leaf)
