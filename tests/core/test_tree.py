@@ -64,6 +64,30 @@ def test_layers_are_changed_one_by_one_in_either_form(seams):
     np.testing.assert_array_equal(got['norm']['scale'], tree['norm']['scale'])
 
 
+def test_leaves_are_put_one_by_one_under_their_paths():
+    tree = _layers(3)
+    seen = []
+    out = trees.stack_layers(tree, (2,), lambda path, leaf: seen.append(path) or leaf.shape)
+    assert trees.flatten(out) == {
+        'blocks_00_02/fc/kernel': (2, 2, 3),
+        'blocks_02_03/fc/kernel': (1, 2, 3),
+        'norm/scale': (4,),
+    }
+    assert sorted(seen) == list(trees.flatten(out))
+
+
+def test_layers_that_differ_need_a_seam():
+    tree = _layers(3)
+    tree['block_02']['extra'] = np.ones(2)
+    with pytest.raises(ValueError, match='layers 0 to 2 differ'):
+        trees.stack_layers(tree)
+    assert 'extra' in trees.stack_layers(tree, (2,))['blocks_02_03']
+    tree = _layers(2)
+    tree['block_01']['fc']['kernel'] = np.ones((1, 3), np.float32)
+    with pytest.raises(ValueError, match='shape'):
+        trees.stack_layers(tree)
+
+
 def test_missing_layers_and_seams_outside_are_named():
     tree = _layers(3)
     del tree['block_01']

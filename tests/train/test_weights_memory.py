@@ -60,7 +60,7 @@ def peak(function):
     before = resident('VmRSS')
     reset_peak()
     made = function()
-    return resident('VmHWM') - before, made
+    return 1.024 * (resident('VmHWM') - before), made  # the system counts in 1,024 bytes
 
 
 def way(folder, width, depth):
