@@ -12,6 +12,7 @@ A segment ends where a method needs a seam (the cut, or the first of the last k 
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -206,8 +207,16 @@ def map_layers(tree: Mapping[str, Any], change: Callable[[int, Tree], Tree]) -> 
 def _stack(leaves: Sequence[Any]) -> Any:
     if not all(isinstance(leaf, np.ndarray) for leaf in leaves):
         return jnp.stack(leaves)
-    stacked = np.empty((len(leaves), *leaves[0].shape), np.result_type(*leaves))
+    stacked = _aligned((len(leaves), *leaves[0].shape), np.result_type(*leaves))
     for i, leaf in enumerate(leaves):
         np.stack([leaf], out=stacked[i : i + 1])
         release(leaf)
     return stacked
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Returns an array, not filled, that begins where a CPU device takes it over without a copy."""
+    size, boundary = math.prod(shape) * dtype.itemsize, 64
+    room = np.empty(size + boundary, np.uint8)
+    start = -room.ctypes.data % boundary
+    return room[start : start + size].view(dtype).reshape(shape)

@@ -183,7 +183,7 @@ def init_params(config: RunConfig, backbone: Backbone, classifier: Classifier) -
         if isinstance(leaf, np.ndarray) and not leaf.flags.writeable:
             leaf = leaf.copy()  # of the file, whose pages a CPU device would take over as they are
         dtype = leaf.dtype if trained(f'backbone/{path}') else config.model.frozen_dtype
-        return jnp.asarray(leaf, dtype)
+        return jax.block_until_ready(jnp.asarray(leaf, dtype))  # then the host's can go
 
     if backbone.tree is None:
         params = classifier.init(jax.random.fold_in(jax.random.key(config.seed), 1))

@@ -98,7 +98,7 @@ print(json.dumps(way(Path(sys.argv[1]), 512, 12)))
 def test_weights_are_in_memory_once(tmp_path):
     """From a published file to a converted one, and from there to the device.
 
-    What is held beside one copy is a single stacked leaf, a third of this network at most.
+    Beside one copy there may be a single stacked leaf, a third of this network at most.
     """
     command = [sys.executable, '-c', _MEASURE, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
