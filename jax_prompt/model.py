@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.families import family_of
-from jax_prompt.backbones.table import Config
 from jax_prompt.core.backbone import Backbone
 from jax_prompt.core.method import Method
 from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec, Cut

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from jax_prompt.backbones.table import ARCHITECTURES
+from jax_prompt.backbones.architectures import ARCHITECTURES
 from jax_prompt.backbones.vit_config import ViTConfig
 
 VITS: Mapping[str, ViTConfig] = {

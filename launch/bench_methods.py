@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from bench_machine import machine
 
-from jax_prompt.backbones.table import ARCHITECTURES
+from jax_prompt.backbones.architectures import ARCHITECTURES
 from jax_prompt.core.spec import FEATURES
 from jax_prompt.core.tree import count, split
 from jax_prompt.data.transforms import Augment

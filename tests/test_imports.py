@@ -14,7 +14,7 @@ PACKAGE = ROOT / 'jax_prompt'
 # What each room may import from the package, besides itself. A room is a folder of the package or
 # a module at its top; 'backbones.table' names one module of a room.
 CONFIGS = ['backbones.vit_config', 'backbones.swin_config', 'backbones.resnet_config']
-TABLES = ['backbones.table', *CONFIGS]
+TABLES = ['backbones.table', 'backbones.architectures', *CONFIGS]
 BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'methods']
 BELOW_ENGINE = [*BELOW_MODEL, 'model', 'weights', 'data']
 ARROWS = {

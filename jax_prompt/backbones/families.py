@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jax_prompt.backbones import resnet, swin, vit
-from jax_prompt.backbones.table import Config
+from jax_prompt.backbones.architectures import Config
 from jax_prompt.core.backbone import Backbone
 from jax_prompt.core.tree import Tree
 

@@ -12,11 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jax_prompt.backbones.resnet_config import ResNetConfig
-from jax_prompt.backbones.swin_config import SwinConfig
-from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.backbones.architectures import ARCHITECTURES, Config
 
-Config = ViTConfig | SwinConfig | ResNetConfig
 Colour = tuple[float, float, float]
 
 HALF: Colour = (0.5, 0.5, 0.5)
@@ -66,49 +63,6 @@ class Entry:
         return not self.url
 
 
-def _vit(width: int, depth: int, heads: int, patch: int, size: int, **more: Any) -> ViTConfig:
-    return ViTConfig(width, depth, heads, 4 * width, patch, size, **more)
-
-
-def _dinov2(width: int, depth: int, heads: int, registers: int = 0) -> ViTConfig:
-    return _vit(width, depth, heads, 14, 518, layer_scale=True, num_registers=registers)
-
-
-def _swin(width: int, depths: tuple[int, ...], first: int, window: int, size: int) -> SwinConfig:
-    heads = tuple(first * 2**stage for stage in range(len(depths)))
-    return SwinConfig(width, depths, heads, window, 4, size)
-
-
-ARCHITECTURES: Mapping[str, Config] = {
-    'vit_micro': ViTConfig(128, 6, 2, 512, 4, 32),
-    'vit_ti16_224': _vit(192, 12, 3, 16, 224),
-    'vit_s16_224': _vit(384, 12, 6, 16, 224),
-    'vit_s32_224': _vit(384, 12, 6, 32, 224),
-    'vit_b32_224': _vit(768, 12, 12, 32, 224),
-    'vit_b16_224': _vit(768, 12, 12, 16, 224),
-    'vit_b16_384': _vit(768, 12, 12, 16, 384),
-    'vit_l32_224': _vit(1024, 24, 16, 32, 224),
-    'vit_l16_224': _vit(1024, 24, 16, 16, 224),
-    'vit_h14_224': _vit(1280, 32, 16, 14, 224),
-    'vit_s14_dinov2': _dinov2(384, 12, 6),
-    'vit_b14_dinov2': _dinov2(768, 12, 12),
-    'vit_l14_dinov2': _dinov2(1024, 24, 16),
-    'vit_s14_reg4_dinov2': _dinov2(384, 12, 6, registers=4),
-    'vit_b14_reg4_dinov2': _dinov2(768, 12, 12, registers=4),
-    'vit_l14_reg4_dinov2': _dinov2(1024, 24, 16, registers=4),
-    'swin_t_224': _swin(96, (2, 2, 6, 2), 3, 7, 224),
-    'swin_s_224': _swin(96, (2, 2, 18, 2), 3, 7, 224),
-    'swin_b_224': _swin(128, (2, 2, 18, 2), 4, 7, 224),
-    'swin_l_224': _swin(192, (2, 2, 18, 2), 6, 7, 224),
-    'swin_b_384': _swin(128, (2, 2, 18, 2), 4, 12, 384),
-    'swin_l_384': _swin(192, (2, 2, 18, 2), 6, 12, 384),
-    'resnet18': ResNetConfig('basic', (2, 2, 2, 2), 224),
-    'resnet34': ResNetConfig('basic', (3, 4, 6, 3), 224),
-    'resnet50': ResNetConfig('bottleneck', (3, 4, 6, 3), 224),
-    'resnet101': ResNetConfig('bottleneck', (3, 4, 23, 3), 224),
-    'resnet152': ResNetConfig('bottleneck', (3, 8, 36, 3), 224),
-}
-
 _TABLE: dict[str, Entry] = {}
 
 
@@ -129,7 +83,8 @@ def _add(
     )
 
 
-_add('vit_micro', 'tiny_imagenet', 'jax_prompt', '', False, 'ships with the package')
+for _arch in ('vit_micro', 'swin_micro', 'resnet_micro'):
+    _add(_arch, 'tiny_imagenet', 'jax_prompt', '', False, 'ships with the package')
 
 # AugReg: "How to train your ViT?", arXiv:2106.10270; the files that its authors recommend and timm
 # names `augreg_*`. Fine-tuned ViT-Ti comes first since its timm file is the smallest to be had.

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.families import family_of
-from jax_prompt.backbones.table import Config, find_weights, lookup
+from jax_prompt.backbones.table import find_weights, lookup
 from jax_prompt.core.method import Method
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, split

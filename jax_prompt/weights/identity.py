@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jax_prompt.backbones.table import HALF, Colour, Config, lookup
+from jax_prompt.backbones.architectures import Config
+from jax_prompt.backbones.table import HALF, Colour, lookup
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from jax_prompt.backbones.architectures import ARCHITECTURES, Config
 from jax_prompt.backbones.table import (
-    ARCHITECTURES,
     IMAGENET_MEAN,
     IMAGENET_STD,
     Colour,
-    Config,
     find_weights,
     lookup,
     tags,

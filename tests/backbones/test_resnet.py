@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tuned_resnet import IMAGES, stacked, weights_of
 
+from jax_prompt.backbones.architectures import ARCHITECTURES
 from jax_prompt.backbones.resnet import ResNet, adapt
 from jax_prompt.backbones.resnet_config import ResNetConfig
-from jax_prompt.backbones.table import ARCHITECTURES
 from jax_prompt.core.spec import Cut
 from jax_prompt.core.tree import count, flatten, stack_layers, unstack_layers
 from jax_prompt.core.tuner import Tuner

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tuned_swin import CONFIG, IMAGES, SPEC, backbone_of, features
 
+from jax_prompt.backbones.architectures import ARCHITECTURES
 from jax_prompt.backbones.swin import Swin, adapt, run_block
 from jax_prompt.backbones.swin_config import SwinConfig
-from jax_prompt.backbones.table import ARCHITECTURES
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import segment_name, stack_layers, unstack_layers
 

@@ -7,9 +7,10 @@ import pytest
 import torch_reference
 from torch_reference import needs_torch, randomise_norms
 
+from jax_prompt.backbones.architectures import ARCHITECTURES
 from jax_prompt.backbones.families import family_of
 from jax_prompt.backbones.resnet_config import ResNetConfig
-from jax_prompt.backbones.table import ARCHITECTURES, lookup
+from jax_prompt.backbones.table import lookup
 from jax_prompt.core.spec import Cut
 from jax_prompt.core.tree import count, flatten
 from jax_prompt.weights.load import load_weights, save_converted
