@@ -85,7 +85,7 @@ def _row(folder, name):
 
 def test_side_by_side_and_one_after_the_other_choose_alike(parts, tmp_path):
     solo, _ = _search(parts, tmp_path / 'solo', Population(size=1))
-    beside, said = _search(parts, tmp_path / 'beside', Population())
+    beside, said = _search(parts, tmp_path / 'beside', Population(size=8))
     assert said[0].startswith('search: 4 of 4 side by side')
     pairs, _ = _search(parts, tmp_path / 'pairs', Population(size=3))
     plan = json.loads((tmp_path / 'pairs/search/plan.json').read_text())
@@ -98,7 +98,7 @@ def test_side_by_side_and_one_after_the_other_choose_alike(parts, tmp_path):
     assert solo.row['val_accuracy'] == max(row['val_accuracy'] for row in solo.rows)
 
 
-@pytest.mark.parametrize('size', [1, 0])
+@pytest.mark.parametrize('size', [1, 8])
 def test_the_worse_half_is_dropped_at_each_rung_and_reported(parts, tmp_path, size):
     whole, _ = _search(parts, tmp_path / 'whole', Population(size=1))
     found, said = _search(parts, tmp_path / 'run', Population(size=size, rungs=(1, 2)))
@@ -129,7 +129,7 @@ def test_the_worse_half_is_dropped_at_each_rung_and_reported(parts, tmp_path, si
     assert found.row['val_accuracy'] == same['val_accuracy']
 
 
-@pytest.mark.parametrize('size', [1, 0])
+@pytest.mark.parametrize('size', [1, 8])
 def test_a_killed_search_goes_on_to_the_same_rows(parts, tmp_path, monkeypatch, size):
     options = Population(size=size, rungs=(2,))
     lrs = (*LRS, 3e38)
@@ -159,17 +159,18 @@ def test_a_killed_search_goes_on_to_the_same_rows(parts, tmp_path, monkeypatch, 
 
 def test_all_candidates_failing_is_an_error_with_their_reasons(parts, tmp_path):
     with pytest.raises(NonFiniteLoss, match=r'every candidate .* failed: .*1e\+38.*3e\+38'):
-        _search(parts, tmp_path, Population(), (1e38, 3e38))
+        _search(parts, tmp_path, Population(size=8), (1e38, 3e38))
     assert _row(tmp_path, 'lr_1e+38')['val_accuracy'] is None
 
 
-def test_size_comes_from_the_memory_of_the_compiled_program(parts, tmp_path):
+def test_size_comes_from_the_memory_of_the_compiled_program(parts, tmp_path, monkeypatch):
     stages = list(_stages(parts, tmp_path, [1e-3 * i for i in range(1, 17)]).values())
     trainables = [parts[1]] * len(stages)
     whole = choose_size(stages, trainables, {}, Population(size=16))
     assert whole.members == 16
     # The data counts once: 64 x 8 features and labels.
     assert whole.memory_mb > 64 * 9 * 4 / 1e6
+    monkeypatch.setattr(sizing, '_MANY_STEPS', 0)
     budgets = (1.05 * whole.memory_mb, 0.7 * whole.memory_mb, 1e-6)
     sizes = [
         choose_size(stages, trainables, {}, Population(memory_mb=budget)) for budget in budgets
@@ -190,6 +191,11 @@ def test_what_fills_the_processor_trains_one_after_the_other(parts, tmp_path, mo
     assert 'fills the processor' in got.reason
     assert choose_size(stages, trainables, {}, Population(size=4)).members == 4
     monkeypatch.setattr(sizing, '_LARGE', 1e9)
+    got = choose_size(stages, trainables, {}, Population())
+    assert got.members == 1
+    assert 'steps in all' in got.reason
+    monkeypatch.setattr(sizing, '_MANY_STEPS', 4 * 4 * stages[0].program.steps_per_epoch)
+    assert choose_size(stages, trainables, {}, Population()).members == 4
     monkeypatch.setattr(sizing, '_SMALL', 0.0)
     for beside, members in ((0.1, 4), (1.0, 1)):  # measured: side by side and alone
         times = {True: 4 * beside, False: 1.0}
@@ -215,7 +221,7 @@ def test_options_are_checked(make_config):
 def test_a_run_with_its_search_side_by_side_is_the_solo_one(make_config, tmp_path):
     options = {'method': 'linear', 'search': True, 'epochs': 3}
     grids = {'search_lrs': (1e-6, 1e-2), 'search_weight_decays': (0.0, 1e-2)}
-    config = make_config(**options, **grids, refit=False)
+    config = make_config(**options, **grids, refit=False, population={'size': 8})
     got = run(config, tmp_path / 'beside', quiet=True)
     plan = json.loads((tmp_path / 'beside/search/plan.json').read_text())
     assert plan['members'] == 4
