@@ -22,17 +22,14 @@ BACKBONES = {
     'vit': ViTConfig(16, 2, 2, 32, 8, 32),
     # Shifted windows, and a last stage of one window.
     'swin': SwinConfig(8, (2, 2), (1, 2), 4, 4, 32),
-    'bottleneck': ResNetConfig('bottleneck', (2, 1), 32, width=8),
-    'basic': ResNetConfig('basic', (1, 1), 32, width=8),
+    'resnet': ResNetConfig('bottleneck', (2, 1), 32, width=8),
 }
 CASES = [
     ('vit', 'vpt_deep'),
-    ('vit', 'lion'),
     ('swin', 'vpt_deep'),
     ('swin', 'lion'),
-    ('bottleneck', 'vpt_pad'),
-    ('bottleneck', 'lion'),
-    ('basic', 'vpt_pad'),
+    ('resnet', 'vpt_pad'),
+    ('resnet', 'lion'),
 ]
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec('torch') is None, reason='PyTorch, the rival, is not installed'
