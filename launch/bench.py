@@ -51,8 +51,10 @@ from jax_prompt.backbones.table import ARCHITECTURES
 
 RIVALS = ('torch', 'torch_compile')
 REMATS = ('none', 'save', 'full')
-SETTINGS = ('command', 'arch', 'method', 'threads', 'dtype', 'precision', 'micro_batch')
-SETTINGS += ('cached_rival',)
+SETTINGS = (
+    *('command', 'arch', 'method', 'threads', 'dtype', 'precision', 'micro_batch'),
+    'cached_rival',
+)
 FILES = {name: f'bench_{name}' for name in ('methods', 'deq', 'kmeans', 'population')}
 # How far the losses of the first steps may lie apart, relatively.
 TOLERANCE = {'float32': 1e-4, 'reduced': 3e-2}

@@ -80,7 +80,8 @@ class JaxSide:
             jax.random.key(0),
         )
         self.lower = lambda: make_step.lower(program, self.state, self.frozen, *self.batch)
-        self.program, self.loss, self.metrics = program, jnp.zeros(()), {}
+        self.program, self.loss = program, jnp.zeros(())
+        self.metrics: dict[str, jax.Array] = {}
         self.compiled: Any = None
 
     def train_step(self) -> Any:

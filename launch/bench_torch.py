@@ -5,7 +5,7 @@
 the weights, so that all of them load strictly.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,8 +18,12 @@ from bench_torch_tuners import LION, Border, DeepPrompts
 from bench_torch_vit import ViT
 from torch import nn
 
-BACKBONES = {'vit': ViT, 'swin': Swin, 'resnet': ResNet}
-TUNERS = {'vpt_deep': DeepPrompts, 'vpt_pad': Border, 'lion': LION}
+BACKBONES: Mapping[str, Callable[..., nn.Module]] = {'vit': ViT, 'swin': Swin, 'resnet': ResNet}
+TUNERS: Mapping[str, Callable[..., nn.Module]] = {
+    'vpt_deep': DeepPrompts,
+    'vpt_pad': Border,
+    'lion': LION,
+}
 _NAMES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
 
 
@@ -87,7 +91,8 @@ class TorchSide:
         model.to(self.device, memory_format=torch.channels_last).train()
         model.backbone.eval()
         self.bfloat16 = settings['dtype'] == 'bfloat16'
-        decayed, rest = [], []
+        decayed: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 # A norm's scale is no weight here: norms are frozen.
@@ -101,7 +106,7 @@ class TorchSide:
         )
         self.model = torch.compile(model) if compiled else model
         if settings['cached_rival']:
-            model.tuner.keep_raw = True
+            model.tuner.keep_raw = True  # type: ignore[assignment]
 
     def _logits(self) -> torch.Tensor:
         cast = torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
