@@ -1,12 +1,15 @@
 """Measures the train step against PyTorch, and the operations that the step is made of.
 
     python launch/bench.py step --arch vit_ti16_224 --batch 8 --prompts 50 --rival torch
+    python launch/bench.py step --arch swin_t_224 --method lion
     python launch/bench.py forward --arch vit_ti16_224 --batch 64
     python launch/bench.py ops --arch vit_ti16_224 --batch 8 --prompts 50
 
-`step`: VPT-deep, prompts and head by SGD with momentum. Each side is a process of its own on the
-same weights and images, both with the same number of threads; they must agree on the losses of the
-first steps before anything is timed. Then the sides take turns (A B A B ...), and the median over
+`step`: a method's own parameters and the head by SGD with momentum. On a ViT or a Swin the method
+is VPT-deep, on a ResNet a border of pixels (`vpt_pad`); `--method lion` runs on all, its solves by
+`--iterations` plain steps each way. Each side is a process of its own on the same weights and
+images, both with the same number of threads; they must agree on the losses of the first steps
+before anything is timed. Then the sides take turns (A B A B ...), and the median over
 the turns counts. Memory is a side's resident set (on a GPU the device's own figure): the peak of
 the whole process, and the peak of the timed steps above what was resident before the first step.
 JAX's side finds its programs in a compilation cache that a process before it filled, as every run
@@ -41,55 +44,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_arch import VITS
+from bench_arch import METHODS, VITS
 from bench_machine import machine, reset_peak, resident
 
-from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.backbones.table import ARCHITECTURES
 
 RIVALS = ('torch', 'torch_compile')
 REMATS = ('none', 'save', 'full')
-SETTINGS = ('command', 'arch', 'threads', 'dtype', 'precision', 'micro_batch')
+SETTINGS = (
+    *('command', 'arch', 'method', 'threads', 'dtype', 'precision', 'micro_batch'),
+    'cached_rival',
+)
 FILES = {name: f'bench_{name}' for name in ('methods', 'deq', 'kmeans', 'population')}
 # How far the losses of the first steps may lie apart, relatively.
 TOLERANCE = {'float32': 1e-4, 'reduced': 3e-2}
-
-
-def make_problem(
-    config: ViTConfig, batch: int, prompts: int, classes: int, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Makes random weights in the canonical per-layer form, and one batch.
-
-    Returns:
-      {'backbone/...': float32, 'prompts': [L, P, D], 'head/kernel': [D, K], 'head/bias': [K],
-      'images': [B, H, W, 3] uint8, 'labels': [B] int32}.
-    """
-    rng = np.random.default_rng(seed)
-    d, m, p, size = config.width, config.mlp_dim, config.patch_size, config.image_size
-    shapes: dict[str, tuple[int, ...]] = {
-        'cls_token': (1, 1, d),
-        'pos_embed': (1, 1 + config.grid**2, d),
-        'patch_embed/kernel': (p, p, 3, d),
-        'patch_embed/bias': (d,),
-        'norm/scale': (d,),
-        'norm/bias': (d,),
-    }
-    dense = {'attn/qkv': (d, 3 * d), 'attn/proj': (d, d), 'mlp/fc1': (d, m), 'mlp/fc2': (m, d)}
-    for layer in range(config.depth):
-        for name in ('ln1', 'ln2'):
-            shapes |= {f'block_{layer:02d}/{name}/{leaf}': (d,) for leaf in ('scale', 'bias')}
-        for name, (inputs, outputs) in dense.items():
-            shapes[f'block_{layer:02d}/{name}/kernel'] = (inputs, outputs)
-            shapes[f'block_{layer:02d}/{name}/bias'] = (outputs,)
-    problem = {}
-    for name, shape in shapes.items():
-        centre = 1.0 if name.endswith('/scale') else 0.0
-        problem[f'backbone/{name}'] = centre + 0.02 * rng.standard_normal(shape, np.float32)
-    problem['prompts'] = 0.1 * rng.standard_normal((config.depth, prompts, d), np.float32)
-    problem['head/kernel'] = 0.02 * rng.standard_normal((d, classes), np.float32)
-    problem['head/bias'] = np.zeros(classes, np.float32)
-    problem['images'] = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
-    problem['labels'] = rng.integers(0, classes, batch, np.int32)
-    return {k: v if v.dtype.kind in 'ui' else v.astype(np.float32) for k, v in problem.items()}
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -98,7 +66,7 @@ def serve(args: argparse.Namespace) -> None:
     if hasattr(os, 'sched_setaffinity') and settings['threads'] < os.cpu_count():
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings['threads']])
     problem = dict(np.load(settings['problem']))
-    config = VITS[settings['arch']]
+    config = ARCHITECTURES[settings['arch']]
     side: Any
     if args.side in RIVALS:
         from bench_torch import TorchSide
@@ -195,18 +163,24 @@ def check_losses(firsts: Mapping[str, Mapping[str, Any]], tolerance: float) -> N
 
 def bench_step(args: argparse.Namespace) -> dict[str, Any]:
     """Measures the sides in turns."""
-    config = VITS[args.arch]
+    # Here, as these load JAX, which a rival's process must not hold.
+    from bench_problem import make_problem, options_of
+
+    from jax_prompt.core.tree import EXEMPT
+
+    config = ARCHITECTURES[args.arch]
     names = [f'jax_{remat}' for remat in args.remat] + args.rival
     exact = args.dtype == 'float32' and args.precision == 'float32'
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             **{k: getattr(args, k) for k in SETTINGS},
-            **{'lr': 0.05, 'weight_decay': 1e-3, 'momentum': 0.9},
+            **{'lr': 0.05, 'weight_decay': 1e-3, 'momentum': 0.9, 'exempt': EXEMPT},
+            'options': options_of(args.method, args.prompts, args.iterations),
             'problem': str(Path(folder) / 'problem.npz'),
             'cache': str(Path(folder) / 'compiled'),
             'glibc_tunables': '' if args.no_huge_pages else 'glibc.malloc.hugetlb=1',
         }
-        problem = make_problem(config, args.batch, args.prompts, 100)
+        problem = make_problem(config, args.method, settings['options'], args.batch, 100)
         np.savez(settings['problem'], **problem)  # type: ignore[arg-type]
         sides, firsts = [], {}
         try:
@@ -263,7 +237,11 @@ def show_step(result: Mapping[str, Any]) -> None:
         for name in [n for n in sides if n not in RIVALS]:
             speed = sides[rival]['seconds_per_step'] / sides[name]['seconds_per_step']
             memory = sides[name][key] / max(sides[rival][key], 1e-9)
-            print(f'{name} : {rival}   speed {speed:.2f} x   memory {memory:.2f} x')
+            peak = sides[name]['peak_mb'] / sides[rival]['peak_mb']
+            print(
+                f'{name} : {rival}   speed {speed:.2f} x   process {peak:.2f} x   '
+                f'above start {memory:.2f} x'
+            )
 
 
 def parse() -> argparse.Namespace:
@@ -274,24 +252,41 @@ def parse() -> argparse.Namespace:
     serving.add_argument('--side', required=True)
     serving.add_argument('--settings', required=True)
     step = commands.add_parser('step', help='the train step, against PyTorch')
-    forward = commands.add_parser('forward', help='evaluation with prompts, against PyTorch')
+    forward = commands.add_parser('forward', help='evaluation, against PyTorch')
     ops = commands.add_parser('ops', help='attention and GELU in several forms')
     for command in (step, forward, ops):
-        command.add_argument('--arch', choices=sorted(VITS), default='vit_ti16_224')
+        known = VITS if command is ops else ARCHITECTURES
+        command.add_argument('--arch', choices=sorted(known), default='vit_ti16_224')
         command.add_argument('--batch', type=int, default=8)
-        command.add_argument('--prompts', type=int, default=50, help='prompts a layer')
+        command.add_argument(
+            '--prompts', type=int, default=0, help='0: 50 a layer, a border of 10 pixels'
+        )
         command.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
         command.add_argument('--turns', type=int, default=5, help='turns of each side')
         command.add_argument('--steps', type=int, default=5, help='steps (or calls) a turn')
         command.add_argument('--out', type=Path, help='JSON file for the figures')
     for command in (step, forward):
         command.add_argument('--rival', choices=RIVALS, nargs='*', default=['torch'])
-        command.add_argument('--remat', choices=REMATS, nargs='+', default=['save'])
+        command.add_argument('--remat', choices=REMATS, nargs='+', help='default: as in a run')
+        command.add_argument('--method', help='vpt_deep (vpt_pad on a ResNet) or lion')
+        command.add_argument('--iterations', type=int, default=10, help='of each solve of LION')
+        command.add_argument(
+            '--cached_rival', action='store_true', help='keep features of the raw image there too'
+        )
         command.add_argument('--micro_batch', type=int, default=0, help='0: as in a run')
         command.add_argument('--threads', type=int, default=2, help='of each side')
         command.add_argument('--precision', choices=('float32', 'tensorfloat32'), default='float32')
         command.add_argument('--no-huge-pages', action='store_true', help='plain malloc')
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.command in ('step', 'forward'):
+        family = ARCHITECTURES[args.arch].family
+        args.method = args.method or METHODS[family][0]
+        if args.method not in METHODS[family]:
+            parser.error(f'--method {args.method}; allowed on a {family}: {METHODS[family]}')
+        args.remat = args.remat or ['none' if family == 'resnet' else 'save']
+    if args.command != 'serve':
+        args.prompts = args.prompts or (10 if getattr(args, 'method', '') == 'vpt_pad' else 50)
+    return args
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_prompt.backbones.resnet_config import ResNetConfig
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import split
 from jax_prompt.data.transforms import Augment
@@ -136,3 +137,14 @@ def test_a_smaller_budget_keeps_less_and_then_takes_parts(monkeypatch):
     assert (plan.micro_batch, plan.remat) == (2, 'save')
     asked = plan_step(spec, tuner, 32, remat='none', micro_batch=32)
     assert (asked.micro_batch, asked.remat) == (0, 'none')
+
+
+def test_convolutions_come_in_parts_on_a_cpu_alone(monkeypatch):
+    tuner, spec = METHODS['vpt_pad'].make_tuner(), ResNetConfig('bottleneck', (3, 4), 224).spec()
+    monkeypatch.setattr(memory, 'num_cores', lambda: 2)
+    plans = [plan_step(spec, tuner, 8, together=whole) for whole in (False, True)]
+    assert [(p.micro_batch, p.remat) for p in plans] == [(4, 'none'), (0, 'none')]
+    small = ResNetConfig('basic', (2, 2), 32, stem='small').spec()
+    assert plan_step(small, tuner, 48).micro_batch == 12
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    assert plan_step(spec, tuner, 8, memory_mb=1e6).micro_batch == 0
