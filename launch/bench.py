@@ -47,7 +47,7 @@ import numpy as np
 from bench_arch import METHODS, VITS
 from bench_machine import machine, reset_peak, resident
 
-from jax_prompt.backbones.table import ARCHITECTURES
+from jax_prompt.backbones.architectures import ARCHITECTURES
 
 RIVALS = ('torch', 'torch_compile')
 REMATS = ('none', 'save', 'full')

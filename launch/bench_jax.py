@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
+from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.families import family_of
-from jax_prompt.backbones.table import Config
 from jax_prompt.core.spec import FEATURES
 from jax_prompt.core.tree import split, unflatten
 from jax_prompt.data.transforms import Augment

@@ -26,7 +26,7 @@ def resident(field: str) -> float:
     status = Path('/proc/self/status')
     if status.exists():
         line = next(x for x in status.read_text().splitlines() if x.startswith(field))
-        return int(line.split()[1]) / 1e3
+        return int(line.split()[1]) * 1024 / 1e6
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

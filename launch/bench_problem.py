@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_prompt.backbones.table import Config
+from jax_prompt.backbones.architectures import Config
 from jax_prompt.core.tree import flatten, unstack_layers
 from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
