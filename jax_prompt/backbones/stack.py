@@ -61,14 +61,15 @@ class Stack:
         Args:
           block: computes one block.
           blocks: its weights for each layer, leaves [last - first, ...].
-          x: tokens [B, C + N, D], with prompts after the lead tokens where they have entered.
+          x: tokens [B, C + N, D], with prompts after the lead tokens where such have entered that
+            the next layer does not replace.
           tuner: answers the hooks.
           params: the tuner's parameters.
           place: the place outside the layers.
           span: (first, last) of the layers.
 
         Returns:
-          Tokens [B, C + P + N, D].
+          Tokens [B, C + P + N, D]; without prompts where the next layer has its own.
         """
         spec, (first, last), lead = self.spec, span, self.spec.num_lead
         asked, length = tuner.prompt_layers(spec), tuner.prompt_length
@@ -77,12 +78,16 @@ class Stack:
         ends = {0, spec.num_layers, *self.seams}
         if len(asked) and (asked[0] not in ends or (len(asked) > 1 and asked.stop not in ends)):
             raise ValueError(f'prompts stand in blocks {asked}; both ends must be seams')
+        inside = len(asked) > 1 and first >= asked[0] and last <= asked[-1] + 1
+        # Prompts are replaced by the next layer's: what becomes of them is never computed.
+        ending = inside and last <= asked[-1]
         stage, stage_start = spec.stage_of(first)
         place = replace(
             place,
             stage=stage,
             stage_start=stage_start,
             prompts_at=(lead, length) if length else (0, 0),
+            prompts_end=ending,
         )
 
         def at(layer: Any, layer_params: Tree) -> Place:
@@ -92,16 +97,16 @@ class Stack:
         if len(asked) == 1 and first == asked[0]:
             here = at(first, jax.tree.map(lambda leaf: leaf[0], own))
             x = _insert(x, tuner.prompts(here, x), lead)
-        elif len(asked) and first == asked[0]:  # the scan below fills the places
+        elif inside and not ending:  # the scan below fills the places
             x = _insert(x, jnp.zeros((1, length, x.shape[-1]), x.dtype), lead)
-        inside = len(asked) > 1 and first >= asked[0] and last <= asked[-1] + 1
-        length = length if len(asked) and first >= asked[0] else 0
 
         def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, None]:
             layer, weights, layer_params, rate = inputs
             here = at(layer, layer_params)
             if inside:
-                bare = jnp.concatenate([x[:, :lead], x[:, lead + length :]], axis=1)
+                bare = x
+                if not ending:
+                    bare = jnp.concatenate([x[:, :lead], x[:, lead + length :]], axis=1)
                 x = _insert(bare, tuner.prompts(here, bare), lead)
             return block(whole(weights), x, here, rate), None
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
@@ -40,6 +41,8 @@ class Place:
       probe: zero arrays of `Tuner.probes`; what a hook wants to report is their cotangent.
       image: normalised images [B, H, W, 3], before `Tuner.image`; None past the image.
       prompts_at: where prompts stand in the layer's tokens: (first, number); (0, 0): nowhere.
+      prompts_end: whether they end in this layer, since the next has its own: they are keys and
+        values, and what follows attention is without them.
       stage: name of the layer's stage; '' where all layers are alike.
       stage_start: index of the first layer of that stage.
     """
@@ -52,6 +55,7 @@ class Place:
     probe: Tree = field(default_factory=dict)
     image: jax.Array | None = None
     prompts_at: tuple[int, int] = (0, 0)
+    prompts_end: bool = False
     stage: str = ''
     stage_start: int = 0
 
@@ -69,6 +73,13 @@ class Place:
         """
         shared, probe = params.get('shared', {}), params.get('probe', {})
         return cls(shared=shared, key=key, train=train, probe=probe, image=image)
+
+    def without_ended(self, x: jax.Array) -> jax.Array:
+        """Returns tokens [..., T, D] without the prompts that end in this layer."""
+        if not self.prompts_end:
+            return x
+        first, number = self.prompts_at
+        return jnp.concatenate([x[..., :first, :], x[..., first + number :, :]], axis=-2)
 
 
 @dataclass(frozen=True)
@@ -232,7 +243,9 @@ class Tuner:
         """Maps the output y [..., outputs] of the operation `site` on x [..., inputs].
 
         Sites are those of `spec.sites`, and 'block', a whole layer from x to y [B, T, D], in each
-        layer; those of `spec.outer` once, with the layer -1.
+        layer; those of `spec.outer` once, with the layer -1. After attention only those tokens are
+        there that something later depends on (`Place.prompts_end`, and in a last layer the class
+        token alone where nothing else is pooled).
         """
         del place, site, x
         return y

@@ -20,7 +20,8 @@ class Attention(nn.Module):
       num_heads: H.
       qkv_bias: whether the joint projection has a bias.
       dtype: dtype of the products.
-      keep: how many of the tokens, from the first, ask and are returned; 0: all.
+      keep: how many of the tokens, from the first, ask and are returned; 0: all, but for prompts
+        that end here.
     """
 
     num_heads: int
@@ -30,7 +31,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
-        """Maps tokens [B, T, D] to [B, T or keep, D]."""
+        """Maps tokens [B, T, D] to those that go on, [B, R, D]."""
         width, init = x.shape[-1], nn.initializers.xavier_uniform()
         qkv = nn.Dense(
             3 * width, use_bias=self.qkv_bias, dtype=self.dtype, kernel_init=init, name='qkv'
@@ -38,9 +39,14 @@ class Attention(nn.Module):
         qkv = checkpoint_name(tuner.after(place, 'qkv', x, qkv), 'qkv')  # [B, T, 3D]
         q, k, v = tuner.attention(place, *split_heads(qkv, self.num_heads))
         bias = tuner.key_bias(place, k.shape[2])
-        y = join_heads(attend(q[:, :, : self.keep or None], k, v, bias))  # [B, T or keep, D]
+        y = join_heads(attend(_going_on(q, self.keep, place), k, v, bias))  # [B, R, D]
         z = nn.Dense(width, dtype=self.dtype, kernel_init=init, name='proj')(y)
         return tuner.after(place, 'proj', y, z)
+
+
+def _going_on(x: jax.Array, keep: int, place: Place) -> jax.Array:
+    """Returns the tokens [..., R, D] of x [..., T, D] that go on after attention."""
+    return x[..., :keep, :] if keep else place.without_ended(x)
 
 
 class Mlp(nn.Module):
@@ -92,34 +98,39 @@ def pre_norm_block(
 
     Args:
       x: tokens [B, T, D].
-      attention: maps normalised tokens [B, T, D] to the first branch [B, T or keep, D].
-      mlp: maps normalised tokens [B, T, D] to the second branch [B, T, D].
+      attention: maps normalised tokens [B, T, D] to the first branch, of the R tokens that go on.
+      mlp: maps normalised tokens [B, R, D] to the second branch [B, R, D].
       tuner: answers the hooks.
       place: the layer.
       drop_rate: the layer's drop path rate; may be traced.
       norm_epsilon: epsilon of both norms.
       drops: whether any layer of the backbone has a drop path rate above 0.
       layer_scale: whether each branch is scaled per channel.
-      keep: how many of the tokens, from the first, go on after attention; 0: all.
+      keep: how many of the tokens, from the first, go on after attention; 0: all, but for prompts
+        that end here.
 
     Returns:
-      Tokens [B, T or keep, D].
+      Tokens [B, R, D].
     """
     keys: Any = (None, None)
     if drops and place.train and place.key is not None:
         keys = jax.random.split(jax.random.fold_in(place.key, 1), 2)
 
-    def residual(x, index, site, branch):
+    def residual(x, index, site, branch, going_on):
         norm = nn.LayerNorm(epsilon=norm_epsilon, dtype=jnp.float32, name=f'ln{index}')
         y = tuner.after(place, f'ln{index}', x, norm(x))
-        z, x, y = branch(y), x[:, : keep or None], y[:, : keep or None]
+        z, x, y = branch(y), going_on(x), going_on(y)
         z = LayerScale(name=f'ls{index}')(z) if layer_scale else z
         z = tuner.after(place, site, y, z)
         x = tuner.after(place, f'shortcut{index}', x, x)
         return x + drop_path(keys[index - 1], z, drop_rate).astype(x.dtype)
 
-    middle = checkpoint_name(residual(x, 1, 'attn', attention), 'mid')
-    return tuner.after(place, 'block', x[:, : keep or None], residual(middle, 2, 'mlp', mlp))
+    def going_on(tokens: jax.Array) -> jax.Array:
+        return _going_on(tokens, keep, place)
+
+    middle = checkpoint_name(residual(x, 1, 'attn', attention, going_on), 'mid')
+    out = residual(middle, 2, 'mlp', mlp, lambda tokens: tokens)
+    return tuner.after(place, 'block', going_on(x), out)
 
 
 class PatchEmbed(nn.Module):

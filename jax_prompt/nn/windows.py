@@ -146,7 +146,7 @@ class WindowAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, tuner: Tuner, place: Place, windows: Windows) -> jax.Array:
-        """Maps tokens [B, P + N, D], prompts first."""
+        """Maps tokens [B, P + N, D], prompts first, to [B, P + N, D], or [B, N, D] if they end."""
         width, init = x.shape[-1], nn.initializers.xavier_uniform()
         table, inverse, region = windows
         num_prompts, num_places = x.shape[1] - inverse.shape[0], table.shape[0]
@@ -164,11 +164,12 @@ class WindowAttention(nn.Module):
         joined = jnp.concatenate([prompts, patches], axis=1)  # [B * W, P + T, 3D]
         q, k, v = tuner.attention(place, *split_heads(joined, self.num_heads))
         bias = self._bias(region, num_prompts, k.shape[2] - q.shape[2])
-        y = join_heads(attend_windows(q, k, v, bias))  # [B * W, P + T, D]
-        prompts = _averaged(y[:, :num_prompts], count, mixed)
-        patches = y[:, num_prompts:].reshape(batch, num_places, width)
+        asking = num_prompts if place.prompts_end else 0  # the first token that asks
+        y = join_heads(attend_windows(q[:, :, asking:], k, v, bias[:, :, asking:]))
+        prompts = _averaged(y[:, : num_prompts - asking], count, mixed)  # [B, P or 0, D]
+        patches = y[:, num_prompts - asking :].reshape(batch, num_places, width)
         y = jnp.concatenate([prompts, from_windows(patches, table, inverse)], axis=1)
-        z = nn.Dense(width, dtype=self.dtype, kernel_init=init, name='proj')(y)  # [B, P + N, D]
+        z = nn.Dense(width, dtype=self.dtype, kernel_init=init, name='proj')(y)
         return tuner.after(place, 'proj', y, z)
 
     def _bias(self, region: jax.Array | None, num_prompts: int, num_extra: int) -> jax.Array:

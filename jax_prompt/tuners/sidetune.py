@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
+from jax_prompt.nn.convolution import convolve
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,7 @@ class SideTune(Tuner):
         x = place.image
         for i in range(self.depth):
             conv = place.shared[f'conv_{i:02d}']
-            x = jax.lax.conv_general_dilated(
-                x, conv['kernel'], (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-            )
-            x = jax.nn.relu(x + conv['bias'])  # [B, H / 2, W / 2, 2C]
+            x = jax.nn.relu(convolve(x, conv['kernel'], 2) + conv['bias'])  # [B, H / 2, W / 2, 2C]
         out = place.shared['out']
         side = jnp.mean(x, axis=(1, 2)) @ out['kernel'] + out['bias']  # [B, D]
         share = jax.nn.sigmoid(place.shared['gates'])

@@ -105,8 +105,7 @@ def test_sidetune_blends_the_raw_feature_and_its_own_network():
     for i in range(2):
         kernel = torch.tensor(np.asarray(shared[f'conv_{i:02d}']['kernel'])).permute(3, 2, 0, 1)
         bias = torch.tensor(np.asarray(shared[f'conv_{i:02d}']['bias']))
-        side = torch.nn.functional.pad(side, (0, 1, 0, 1))  # SAME at stride 2 pads the far side
-        side = torch.relu(torch.nn.functional.conv2d(side, kernel, bias, 2))
+        side = torch.relu(torch.nn.functional.conv2d(side, kernel, bias, 2, padding=1))
     out = {k: np.asarray(v) for k, v in shared['out'].items()}
     side = side.mean((2, 3)).numpy() @ out['kernel'] + out['bias']
     share = 1.0 / (1.0 + np.exp(-float(shared['gates'])))
