@@ -138,7 +138,8 @@ class Swin(nn.Module):
           bare_patches: return the patch embeddings [B, N, D], which have no positions here.
 
         Returns:
-          Features [B, D] float32, or tokens [B, P + N, D].
+          Features [B, D] float32, or tokens [B, P + N, D], P = 0 before a block with prompts of its
+          own.
 
         Raises:
           ValueError: images of another size, or a start or stop that is no seam.

@@ -95,7 +95,8 @@ class ViT(nn.Module):
           bare_patches: return the patch embeddings [B, N, D] before positions.
 
         Returns:
-          Features [B, D] float32, or tokens [B, C + P + N, D].
+          Features [B, D] float32, or tokens [B, C + P + N, D], P = 0 before a block with prompts of
+          its own.
 
         Raises:
           ValueError: images of another size, or a start or stop that is no seam.
