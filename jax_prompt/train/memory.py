@@ -113,12 +113,19 @@ def activations_mb(
     kept, working = 0.0, 0.0
     for run in spec.runs().values():
         tokens, sites = _tokens(run, tuner), run.sites
+        # Deep prompts go no further than keys and values.
+        rest = tokens - (tuner.prompt_length if len(tuner.prompt_layers(spec)) > 1 else 0)
         # Where a grid shrinks, what enters its first block is larger; little beside the rest.
-        all_of = _KEPT * tokens * sum(s.outputs for s in sites.values() if s.weights)
+        outputs = {
+            name: site.outputs * (tokens if name == 'qkv' else rest)
+            for name, site in sites.items()
+            if site.weights
+        }
+        all_of = _KEPT * sum(outputs.values())
         each = {
             'none': all_of,
-            'save': tokens * (2 * run.width + sum(sites[n].outputs for n in _SAVED if n in sites)),
-            'full': tokens * run.width,
+            'save': 2 * run.width * rest + sum(outputs[n] for n in _SAVED if n in outputs),
+            'full': run.width * rest,
         }[remat]
         kept += run.num_layers * each
         # A block's backward pass: its activations, their gradients, two maps of attention.
