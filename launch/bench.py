@@ -52,8 +52,8 @@ from jax_prompt.backbones.architectures import ARCHITECTURES
 RIVALS = ('torch', 'torch_compile')
 REMATS = ('none', 'save', 'full')
 SETTINGS = (
-    *('command', 'arch', 'method', 'threads', 'dtype', 'precision', 'micro_batch'),
-    'cached_rival',
+    *('command', 'arch', 'method', 'threads', 'dtype', 'precision'),
+    *('micro_batch', 'cached_rival'),
 )
 FILES = {name: f'bench_{name}' for name in ('methods', 'deq', 'kmeans', 'population')}
 # How far the losses of the first steps may lie apart, relatively.

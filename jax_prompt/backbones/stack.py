@@ -78,9 +78,9 @@ class Stack:
         ends = {0, spec.num_layers, *self.seams}
         if len(asked) and (asked[0] not in ends or (len(asked) > 1 and asked.stop not in ends)):
             raise ValueError(f'prompts stand in blocks {asked}; both ends must be seams')
-        inside = len(asked) > 1 and first >= asked[0] and last <= asked[-1] + 1
+        inside = len(asked) > 1 and first >= asked.start and last <= asked.stop
         # Prompts are replaced by the next layer's: what becomes of them is never computed.
-        ending = inside and last <= asked[-1]
+        ending = inside and last < asked.stop
         stage, stage_start = spec.stage_of(first)
         place = replace(
             place,
@@ -104,9 +104,7 @@ class Stack:
             layer, weights, layer_params, rate = inputs
             here = at(layer, layer_params)
             if inside:
-                bare = x
-                if not ending:
-                    bare = jnp.concatenate([x[:, :lead], x[:, lead + length :]], axis=1)
+                bare = x if ending else here.without_prompts(x)
                 x = _insert(bare, tuner.prompts(here, bare), lead)
             return block(whole(weights), x, here, rate), None
 

@@ -74,10 +74,8 @@ class Place:
         shared, probe = params.get('shared', {}), params.get('probe', {})
         return cls(shared=shared, key=key, train=train, probe=probe, image=image)
 
-    def without_ended(self, x: jax.Array) -> jax.Array:
-        """Returns tokens [..., T, D] without the prompts that end in this layer."""
-        if not self.prompts_end:
-            return x
+    def without_prompts(self, x: jax.Array) -> jax.Array:
+        """Returns the layer's tokens [..., T, D] without the prompts."""
         first, number = self.prompts_at
         return jnp.concatenate([x[..., :first, :], x[..., first + number :, :]], axis=-2)
 

@@ -46,7 +46,9 @@ class Attention(nn.Module):
 
 def _going_on(x: jax.Array, keep: int, place: Place) -> jax.Array:
     """Returns the tokens [..., R, D] of x [..., T, D] that go on after attention."""
-    return x[..., :keep, :] if keep else place.without_ended(x)
+    if keep:
+        return x[..., :keep, :]
+    return place.without_prompts(x) if place.prompts_end else x
 
 
 class Mlp(nn.Module):

@@ -60,7 +60,7 @@ def peak(function):
     before = resident('VmRSS')
     reset_peak()
     made = function()
-    return 1.024 * (resident('VmHWM') - before), made  # the system counts in 1,024 bytes
+    return resident('VmHWM') - before, made
 
 
 def way(folder, width, depth):
