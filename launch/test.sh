@@ -1,69 +1,47 @@
 #!/usr/bin/env bash
-# Lint, format, types and all tests, in a virtual environment of their own.
+# All checks, or some of the tests, in a virtual environment of their own.
 #
-#   bash launch/test.sh [arguments of pytest]
+#   bash launch/test.sh                      lint, format, types and all tests
+#   bash launch/test.sh tests/tuners -k lion the tests that these arguments of pytest select, no more
+#   bash launch/test.sh --changed [-x ...]   lint, format, and the tests that a change can touch
 #
 # PYTHON           the Python that makes the environment (default python3; 3.11 or newer)
 # JAX_PROMPT_VENV  where the environment lies (default .venv-test); kept, and used again as long as
-#                  pyproject.toml and this script are the same
+#                  pyproject.toml and the script that fills it are the same
+# JAX_PROMPT_BASE  what --changed compares with (default origin/main where there is one, else main)
 # CI=true          the torch references must install; otherwise their tests skip, with the reason
 set -eu
 cd "$(dirname "$0")/.."
 
-python="${PYTHON:-python3}"
 venv="${JAX_PROMPT_VENV:-.venv-test}"
-torch_index='https://download.pytorch.org/whl/cpu'
-log="$venv/install.log"
-
 say() { printf '== %s\n' "$*"; }
 
-# pip, heard only when it fails.
-install() { "$venv/bin/python" -m pip install -q "$@" >"$log" 2>&1; }
-must_install() { install "$@" || { cat "$log" >&2; exit 1; }; }
-
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-  echo "$python is $("$python" --version 2>&1); Python 3.11 or newer is needed: set PYTHON" >&2
-  exit 1
-}
-
-# The converters are checked against timm and transformers on CPU-only torch: a wheel whose version
-# says +cpu (from pip's own sources, else from torch's index), else what is there. torchvision's
-# and timm's own needs would bring the CUDA build back, so they go in without.
-install_references() {
-  install 'torch==2.13.0+cpu' \
-    || install --extra-index-url "$torch_index" 'torch==2.13.0+cpu' \
-    || install 'torch==2.13.0' || return 1
-  install --no-deps 'timm==1.0.31' 'torchvision==0.28.0' || return 1
-  install 'transformers>=5.23,<6' huggingface_hub pyyaml || return 1
-}
-
-stamp="$( { "$python" --version; pwd; cat pyproject.toml launch/test.sh; } | cksum)"
-if [ ! -x "$venv/bin/python" ] || [ "$(cat "$venv/stamp" 2>/dev/null)" != "$stamp" ]; then
-  say "installing into $venv (minutes, once)"
-  "$python" -m venv --clear "$venv"
-  must_install --upgrade pip
-  must_install -e './[test]'
-  if install_references; then
-    rm -f "$venv/no-references"
-  else
-    cat "$log" >&2
-    touch "$venv/no-references"
-  fi
-  echo "$stamp" >"$venv/stamp"
-fi
-if [ -e "$venv/no-references" ]; then
-  say "torch 2.13.0 (CPU), timm or transformers could not be installed in $venv:"
-  say 'the comparisons with them are skipped; remove that folder to try again'
-  if [ "${CI:-}" = true ]; then exit 1; fi
-fi
-
+bash launch/test_env.sh "$venv"
 bin="$(cd "$venv/bin" && pwd)"
 # Huge pages save page faults where the system gives them (Linux); elsewhere nobody reads this.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
-say 'ruff check';  "$bin/ruff" check -q .
-say 'ruff format'; "$bin/ruff" format --check -q .
-say 'mypy';        "$bin/mypy"
-say 'pytest'
-# A file's tests stay in one process: they share compiled programs.
-exec "$bin/python" -m pytest -n 2 --dist loadfile -q "$@"
+lint() {
+  say 'ruff check';  "$bin/ruff" check -q .
+  say 'ruff format'; "$bin/ruff" format --check -q .
+}
+# A file's tests stay in one process: they share compiled programs. The order of files is that of
+# tests/conftest.py, which lets the slow ones start first.
+tests() {
+  say "pytest $*"
+  exec "$bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q "$@"
+}
+
+case "${1:-}" in
+  '')
+    lint
+    say 'mypy'; "$bin/mypy"
+    tests ;;
+  --changed)
+    shift
+    lint
+    selected="$("$bin/python" tests/changed.py ${JAX_PROMPT_BASE:+"$JAX_PROMPT_BASE"})"
+    # shellcheck disable=SC2086  # one word a file
+    tests $selected "$@" ;;
+  *) tests "$@" ;;
+esac

@@ -67,7 +67,7 @@ def imports_of(path: Path, root: Path = ROOT) -> list[Import]:
                 module = '.'.join([*package, *([module] if module else [])])
             # `from package import module` names a module too.
             names = [module]
-            if module.split('.')[0] == 'jax_prompt':
+            if module.split('.')[0] in ('jax_prompt', 'launch', 'configs', 'tests'):
                 names = [f'{module}.{a.name}' for a in node.names]
             found.extend(Import(file, node.lineno, name, at_head) for name in names)
         for child in ast.iter_child_nodes(node):

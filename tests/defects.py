@@ -1,0 +1,296 @@
+"""The deliberate defects that `tests/mutants.py` makes, one place of the package each."""
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """A defect.
+
+    Attributes:
+      name: what it is called here.
+      file: the file, in `jax_prompt/`.
+      right: the text as it is, once in the file.
+      wrong: the text that replaces it.
+      tests: files or folders of tests, in `tests/`, of which one has to fail.
+    """
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = (
+    # core
+    Mutant(
+        'unstack-off-by-one',
+        'core/tree.py',
+        'lambda leaf, i=layer - start: leaf[i]',
+        'lambda leaf, i=layer - start - 1: leaf[i]',
+        ('core/test_tree.py',),
+    ),
+    Mutant(
+        'statistics-counted',
+        'core/tree.py',
+        "if getattr(path[-1], 'key', '') not in STATISTICS]",
+        ']',
+        ('core/test_tree.py', 'tuners/test_resnet_methods.py'),
+    ),
+    # nn
+    Mutant(
+        'attention-axis',
+        'nn/attention.py',
+        'jnp.sum(dp * p, axis=-1, keepdims=True)',
+        'jnp.sum(dp * p, axis=-2, keepdims=True)',
+        ('nn/test_attention.py',),
+    ),
+    Mutant(
+        'attention-mask-dropped',
+        'nn/attention.py',
+        'scores = scores + (bias if bias.ndim == 1 else bias[:, None, None])',
+        'scores = scores',
+        ('nn/test_attention.py', 'train/test_lengths.py'),
+    ),
+    Mutant(
+        'window-mask-dropped',
+        'nn/windows.py',
+        'jnp.where(together, 0.0, _APART)',
+        'jnp.where(together, 0.0, 0.0)',
+        ('nn/test_windows.py', 'backbones/test_swin.py'),
+    ),
+    Mutant(
+        'window-shift-sign',
+        'nn/windows.py',
+        'at = (np.arange(side) + shift) % side',
+        'at = (np.arange(side) - shift) % side',
+        ('nn/test_windows.py', 'backbones/test_swin.py'),
+    ),
+    Mutant(
+        'batch-norm-biased-variance',
+        'nn/batch_norm.py',
+        'unbiased = spread * (count / max(count - 1, 1))',
+        'unbiased = spread',
+        ('nn/test_batch_norm.py',),
+    ),
+    # deq
+    Mutant(
+        'residual-sign',
+        'deq/anderson.py',
+        'r = fz - z  # [B, n]',
+        'r = z - fz  # [B, n]',
+        ('deq/test_anderson.py',),
+    ),
+    Mutant(
+        'worst-point-kept',
+        'deq/anderson.py',
+        '(r_norm < state.best_norm)',
+        '(r_norm > state.best_norm)',
+        ('deq/test_anderson.py', 'deq/test_safeguards.py'),
+    ),
+    Mutant(
+        'implicit-gradient-sign',
+        'deq/fixed_point.py',
+        'return g + pull(u.astype(fz.dtype))[1].astype(dtype)',
+        'return g - pull(u.astype(fz.dtype))[1].astype(dtype)',
+        ('deq/test_fixed_point.py',),
+    ),
+    Mutant(
+        'truncated-one-term-more',
+        'deq/fixed_point.py',
+        'jax.lax.fori_loop(1, terms, step, damping * g)',
+        'jax.lax.fori_loop(0, terms, step, damping * g)',
+        ('deq/test_fixed_point.py',),
+    ),
+    Mutant(
+        'penalty-without-stop-gradient',
+        'deq/jacobian.py',
+        'lambda z: f(args, z), jax.lax.stop_gradient(z)',
+        'lambda z: f(args, z), z',
+        ('deq/test_jacobian.py',),
+    ),
+    # backbones and the model
+    Mutant(
+        'prompts-pooled',
+        'backbones/vit.py',
+        "first = cfg.num_lead + (0 if cfg.pool == 'mean_prompts' else num_prompts)",
+        'first = cfg.num_lead',
+        ('backbones/test_vit.py',),
+    ),
+    Mutant(
+        'positions-shifted',
+        'backbones/vit.py',
+        'x = x + positions[:, int(cfg.class_position) :]',
+        'x = x + positions[:, : x.shape[1]]',
+        ('backbones/test_vit.py', 'weights/test_formats.py'),
+    ),
+    Mutant(
+        'raw-features-with-gradient',
+        'model.py',
+        "variables = {'params': jax.lax.stop_gradient(backbone_params)}",
+        "variables = {'params': backbone_params}",
+        ('train/test_implicit.py', 'tuners/test_lion.py', 'tuners/test_beside.py'),
+    ),
+    # tuners
+    Mutant(
+        'lion-without-stop-gradient',
+        'tuners/lion.py',
+        'return jax.lax.stop_gradient(seen).astype(features.dtype)',
+        'return seen.astype(features.dtype)',
+        ('tuners/test_lion.py',),
+    ),
+    Mutant(
+        'lora-without-scale',
+        'tuners/lora.py',
+        'y + self.scale * update',
+        'y + update',
+        ('tuners/test_adapters.py', 'tuners/test_merging.py'),
+    ),
+    Mutant(
+        'gates-swapped',
+        'tuners/gated.py',
+        'gate * y[:, here] + (1.0 - gate) * x[:, here]',
+        'gate * x[:, here] + (1.0 - gate) * y[:, here]',
+        ('tuners/test_gated.py',),
+    ),
+    Mutant(
+        'one-masked-prompt-seen',
+        'tuners/vpt.py',
+        '(index >= length) & (index < number)',
+        '(index > length) & (index < number)',
+        ('train/test_lengths.py',),
+    ),
+    Mutant(
+        'clue-in-the-first-stage-alone',
+        'tuners/dvpt.py',
+        'first = place.layer == place.stage_start',
+        'first = place.layer == 0',
+        ('tuners/test_swin_prompts.py', 'tuners/test_swin_methods.py', 'tuners/test_dvpt.py'),
+    ),
+    Mutant(
+        'robust-threshold-turned',
+        'tuners/robust.py',
+        'warm | (c >= bar)',
+        'warm | (c < bar)',
+        ('tuners/test_robust.py',),
+    ),
+    Mutant(
+        'clusters-of-the-farthest',
+        'tuners/kmeans.py',
+        'label = distances.argmin(-1)',
+        'label = distances.argmax(-1)',
+        ('tuners/test_kmeans.py',),
+    ),
+    # weights
+    Mutant(
+        'google-heads-transposed',
+        'weights/rules.py',
+        'return x.reshape(-1, *x.shape[2:]) if x.ndim >= 2 else x',
+        'return x.swapaxes(0, 1).reshape(-1, *x.shape[2:]) if x.ndim > 2 else x',
+        ('weights/test_formats.py',),
+    ),
+    Mutant(
+        'keys-and-values-swapped',
+        'weights/vit.py',
+        "*linear(_HF + r'attention\\.attention\\.key', 'block_{layer}/attn/qkv', (1, 3)),\n"
+        "    *linear(_HF + r'attention\\.attention\\.value', 'block_{layer}/attn/qkv', (2, 3)),",
+        "*linear(_HF + r'attention\\.attention\\.key', 'block_{layer}/attn/qkv', (2, 3)),\n"
+        "    *linear(_HF + r'attention\\.attention\\.value', 'block_{layer}/attn/qkv', (1, 3)),",
+        ('weights/test_formats.py',),
+    ),
+    # data
+    Mutant(
+        'mean-and-std-swapped',
+        'data/transforms.py',
+        'centred = _to_unit(images) - jnp.asarray(mean, jnp.float32)\n'
+        '    return centred / jnp.asarray(std, jnp.float32)',
+        'centred = _to_unit(images) - jnp.asarray(std, jnp.float32)\n'
+        '    return centred / jnp.asarray(mean, jnp.float32)',
+        ('data/test_transforms.py',),
+    ),
+    Mutant(
+        'half-a-pixel-off',
+        'data/transforms.py',
+        '(np.arange(size) + corner[axis] + 0.5) * (length / full[axis]) - 0.5',
+        '(np.arange(size) + corner[axis]) * (length / full[axis])',
+        ('data/test_transforms.py',),
+    ),
+    Mutant(
+        'a-fourth-split-allowed',
+        'data/packed.py',
+        '(membership > 2)',
+        '(membership > 3)',
+        ('data/test_packed.py',),
+    ),
+    Mutant(
+        'long-tail-off-by-one',
+        'data/subsets.py',
+        '** (i / (len(groups) - 1.0))',
+        '** (i / len(groups))',
+        ('data/test_subsets.py',),
+    ),
+    # training and evaluation
+    Mutant(
+        'cosine-turned',
+        'train/optim.py',
+        'cosine = 0.5 * (1.0 + jnp.cos',
+        'cosine = 0.5 * (1.0 - jnp.cos',
+        ('train/test_optim.py',),
+    ),
+    Mutant(
+        'biases-decayed-alone',
+        'train/optim.py',
+        "path.rsplit('/', 1)[-1] not in EXEMPT for path in flat",
+        "path.rsplit('/', 1)[-1] in EXEMPT for path in flat",
+        ('train/test_optim.py',),
+    ),
+    Mutant(
+        'padding-in-the-loss',
+        'train/step.py',
+        'loss = jnp.sum(losses * weights) / jnp.maximum(total, 1.0)',
+        'loss = jnp.sum(losses) / jnp.maximum(total, 1.0)',
+        ('train/test_loop.py', 'train/test_micro_batch.py', 'train/test_parallel.py'),
+    ),
+    Mutant(
+        'average-turned',
+        'train/step.py',
+        'optax.incremental_update(trainable, ema, 1.0 - self.optim.ema_decay)',
+        'optax.incremental_update(trainable, ema, self.optim.ema_decay)',
+        ('train/test_loop.py', 'train/test_optim.py', 'train/test_snapshots.py'),
+    ),
+    Mutant(
+        'padding-evaluated',
+        'evals/classify.py',
+        'real = rows < count',
+        'real = rows <= count',
+        ('evals/test_classify.py', 'train/test_population.py'),
+    ),
+    Mutant(
+        'the-worst-candidate-wins',
+        'train/search.py',
+        'best = max(good, key=',
+        'best = min(good, key=',
+        ('train/test_search.py', 'train/test_run.py'),
+    ),
+    Mutant(
+        'tokens-of-the-next-layer',
+        'train/calibrate.py',
+        "levels = {'own': range(num_layers)",
+        "levels = {'own': range(1, num_layers + 1)",
+        ('train/test_calibrate.py',),
+    ),
+    Mutant(
+        'snapshots-one-epoch-late',
+        'train/snapshots.py',
+        'epoch % every == 0',
+        'epoch % every == 1',
+        ('train/test_snapshots.py',),
+    ),
+    Mutant(
+        'a-failure-hides-a-result',
+        'evals/rows.py',
+        'if other is None or _rank(row) > _rank(other):',
+        'if other is None or _rank(row) < _rank(other):',
+        ('evals/test_rows.py',),
+    ),
+)
