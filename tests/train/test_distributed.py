@@ -17,7 +17,7 @@ from jax_prompt.train.restore import restore
 from jax_prompt.train.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
-HEARTBEAT = 10  # seconds
+HEARTBEAT = 5  # seconds
 TIMEOUT = 300  # seconds; far more than it takes
 
 # A config file whose argument is a config.json.
@@ -91,7 +91,8 @@ def pair():
     started = []
 
     def start(command):
-        env = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+        flags = os.environ['XLA_FLAGS'].replace('device_count=8', 'device_count=2')
+        env = {**os.environ, 'XLA_FLAGS': flags}
         for name in [name for name in env if '_proxy' in name.lower()]:
             del env[name]
         with socket.socket() as free:
