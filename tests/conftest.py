@@ -3,7 +3,9 @@
 Most of the suite's time is XLA's: some 18,000 programs are compiled, each of which runs once or
 twice on a few small arrays. They are compiled in haste: LLVM's optimisations are off, and so are
 the MLIR emitters of fusions where this jaxlib can do without. What is computed stays the same up to
-rounding. XLA_FLAGS in the environment wins: `XLA_FLAGS=--xla_backend_optimization_level=2` runs the
+rounding. Tests that are marked `optimised` hold results to that rounding; `tests/test_optimised.py`
+runs them in a process of their own, compiled as a user's programs are. XLA_FLAGS in the environment
+wins: `XLA_FLAGS=--xla_backend_optimization_level=3` runs the
 suite on programs compiled as a user's are, in twice the time.
 """
 
@@ -18,14 +20,14 @@ import pytest
 _ROOT = Path(__file__).resolve().parents[1]
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
-_FLAGS = {
-    '--xla_force_host_platform_device_count': '8',
-    '--xla_backend_optimization_level': '0',
-    '--xla_cpu_parallel_codegen_split_count': '1',
-}
-if metadata.version('jaxlib').startswith('0.10.'):  # a jaxlib that lacks a flag ends the process
-    _FLAGS['--xla_cpu_use_fusion_emitters'] = 'false'
 _given = os.environ.get('XLA_FLAGS', '')
+_HASTY = '--xla_backend_optimization_level' not in _given
+_FLAGS = {'--xla_force_host_platform_device_count': '8'}
+if _HASTY:
+    _FLAGS['--xla_backend_optimization_level'] = '0'
+    _FLAGS['--xla_cpu_parallel_codegen_split_count'] = '1'
+    if metadata.version('jaxlib').startswith('0.10.'):  # one that lacks a flag ends the process
+        _FLAGS['--xla_cpu_use_fusion_emitters'] = 'false'
 _missing = [f'{name}={value}' for name, value in _FLAGS.items() if name not in _given]
 os.environ['XLA_FLAGS'] = ' '.join([_given, *_missing]).strip()
 # The workers and their subprocesses compile much the same.
@@ -50,8 +52,12 @@ _FIRST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts the slow files to the front; the others stay as they are."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves `optimised` tests to their own process, and sorts the slow files to the front."""
+    apart = [item for item in items if _HASTY and item.get_closest_marker('optimised')]
+    if apart:
+        items[:] = [item for item in items if item not in apart]
+        config.hook.pytest_deselected(items=apart)
     place = {name: i for i, name in enumerate(_FIRST)}
     items.sort(key=lambda item: place.get(item.nodeid.split('::')[0], len(_FIRST)))
 

@@ -112,6 +112,7 @@ CASES = {
 }
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize('method', CASES)
 def test_a_member_is_its_solo_run(tmp_path, method):
     options, changes = CASES[method]
