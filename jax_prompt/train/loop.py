@@ -4,7 +4,6 @@ Everything random is a function of the run's key, the epoch and the step, so a k
 starts again from its last checkpoint takes the same steps and ends with the same bits.
 """
 
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,39 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.core.tree import Tree
-from jax_prompt.evals.classify import Evaluation, evaluate
+from jax_prompt.core.tree import Tree, flatten
+from jax_prompt.evals.classify import Evaluation, NonFiniteLogits, evaluate
 from jax_prompt.train.checkpoint import Checkpoints
 from jax_prompt.train.log import Progress, append_metrics, read_metrics, rewrite_metrics
 from jax_prompt.train.metrics import add_steps, epoch_means, too_few_converged
 from jax_prompt.train.optim import Hyper
+from jax_prompt.train.order import device_calls, epoch_order
 from jax_prompt.train.parallel import replicate
 from jax_prompt.train.snapshots import take_snapshot
 from jax_prompt.train.stage import Fit, NonFiniteLoss, Stage, Unconverged
 from jax_prompt.train.step import TrainState, make_logits, make_step, make_steps
-
-
-def epoch_order(
-    key: jax.Array, epoch: int, count: int, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the shuffled index rows [steps, B] int32 and weights [steps, B] float32 of an epoch.
-
-    Each example comes once; the last row is filled up with the epoch's first, once more, at weight
-    0. They count for nothing, but are images like any: what is taken over the whole batch (batch
-    norms in `full`) sees a fair sample of the set.
-    """
-    steps = math.ceil(count / batch_size)
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), count), np.int32)
-    fill = steps * batch_size - count
-    rows = np.concatenate([order, np.resize(order, fill)]).reshape(steps, batch_size)
-    weights = np.concatenate([np.ones(count, np.float32), np.zeros(fill, np.float32)])
-    return rows, weights.reshape(steps, batch_size)
-
-
-def device_calls(steps: int, most: int, done: int = 0) -> list[tuple[int, int]]:
-    """Splits what is left of an epoch of `steps` into device calls (first step, stop)."""
-    length = math.ceil(steps / math.ceil(steps / most))
-    return [(i, min(i + length, steps)) for i in range(done, steps, length)]
 
 
 def fit(stage: Stage, trainable: Tree, frozen: Tree) -> Fit:
@@ -121,15 +98,30 @@ class Record:
         bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
             step = stop - len(losses) + int(bad[0])
-            kept = self.checkpoints.latest()
-            raise NonFiniteLoss(
-                f'{self.stage.name}: the loss is {losses[bad[0]]} at step {step} '
-                f'(epoch {step // self.program.steps_per_epoch + 1}), learning rate '
-                f'{float(self.stage.hyper.lr):g}; lower lr or set optim.clip_norm. '
-                + (f'The checkpoint of step {kept} is kept.' if kept else 'No checkpoint yet.')
-            )
+            epoch = step // self.program.steps_per_epoch + 1
+            raise self.diverged(f'the loss is {losses[bad[0]]} at step {step} (epoch {epoch})')
         self.info['sums'] = add_steps(self.info['sums'], values, seconds)
         self.info['seconds'] += seconds
+
+    def diverged(self, what: str) -> NonFiniteLoss:
+        """Returns the error of a training that ended in NaN or infinity, `what` says where."""
+        kept = self.checkpoints.latest()
+        return NonFiniteLoss(
+            f'{self.stage.name}: {what}, learning rate {float(self.stage.hyper.lr):g}; lower lr or '
+            'set optim.clip_norm. '
+            + (f'The checkpoint of step {kept} is kept.' if kept else 'No checkpoint yet.')
+        )
+
+    def validate(self, epoch: int, act: Callable[[], Evaluation]) -> Evaluation:
+        """Evaluates the validation split at the end of an epoch.
+
+        Raises:
+          NonFiniteLoss: a logit is not finite.
+        """
+        try:
+            return act()
+        except NonFiniteLogits as error:
+            raise self.diverged(f'val after epoch {epoch}: {error}') from error
 
     def due(self, epoch: int) -> bool:
         """Whether an epoch ends with a validation."""
@@ -190,7 +182,16 @@ class Record:
             print(f'warning: {text}', flush=True)
 
     def save(self, state: TrainState) -> None:
-        """Writes a checkpoint."""
+        """Writes a checkpoint.
+
+        Raises:
+          NonFiniteLoss: a trained weight is not finite. The loss of the next step would say so, but
+            after the last step there is none.
+        """
+        weights = flatten({'trained': state.trainable, 'average': state.ema})
+        bad = [name for name, leaf in weights.items() if not np.isfinite(np.asarray(leaf)).all()]
+        if bad:
+            raise self.diverged(f'{bad[0]} is not finite after step {int(state.step)}')
         tree = {'state': state._asdict(), 'best': self.best}
         self.checkpoints.save(int(state.step), tree, self.info)
         self.saved = time.perf_counter()
@@ -285,7 +286,9 @@ class _Training:
         weights = self.program.weights(self.state)
         if stage.val is not None and record.due(epoch):
             started = time.perf_counter()
-            got = evaluate(self.logits, weights, self.frozen, *stage.val, stage.eval_batch_size)
+            split = (*stage.val, stage.eval_batch_size)
+            act = partial(evaluate, self.logits, weights, self.frozen, *split)
+            got = record.validate(epoch, act)
             record.info['seconds'] += time.perf_counter() - started
         row = record.end_epoch(
             epoch, int(self.state.step), got, lambda: jax.tree.map(jnp.copy, weights)

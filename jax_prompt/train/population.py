@@ -22,8 +22,9 @@ import numpy as np
 from jax_prompt.core.tree import Tree
 from jax_prompt.evals.classify import forward, score
 from jax_prompt.train.log import Progress
-from jax_prompt.train.loop import Record, device_calls
+from jax_prompt.train.loop import Record
 from jax_prompt.train.members import Members
+from jax_prompt.train.order import device_calls
 from jax_prompt.train.parallel import replicate
 from jax_prompt.train.snapshots import take_snapshot
 from jax_prompt.train.stage import Fit, NonFiniteLoss, Stage, Unconverged
@@ -135,12 +136,12 @@ class _Population:
                 if stop == steps:
                     self._snapshots()
                     progress.note(self._end_epoch(epoch + 1))
-                if not self.living:
-                    progress.close()
-                    return
                 last = stop == steps and epoch + 1 == stage.last_epoch
                 if last or time.perf_counter() - self.saved > stage.checkpoint_seconds:
                     self._save()
+                if not self.living:
+                    progress.close()
+                    return
         progress.close()
 
     def _call(self, rows: np.ndarray, weights: np.ndarray) -> None:
@@ -175,7 +176,10 @@ class _Population:
             started = time.perf_counter()
             logits_of, (data, labels) = self.members.logits, stage.val
             logits = forward(logits_of, weights, self.frozen, data, stage.eval_batch_size)
-            got = {i: score(logits[:, i], labels) for i in living}  # of [n, S, K]
+            for i, record in living.items():
+                own = partial(score, logits[:, i], labels)  # of [n, S, K]
+                got[i] = self._guard(i, partial(record.validate, epoch, own))
+            living = self.living
             for record in living.values():
                 record.info['seconds'] += (time.perf_counter() - started) / len(living)
         rows = []
@@ -196,7 +200,7 @@ class _Population:
 
     def _save(self) -> None:
         for i in self.living:
-            self._save_member(i)
+            self._guard(i, partial(self._save_member, i))
         self.saved = time.perf_counter()
 
     def _snapshots(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from jax_prompt.core.tree import Tree, merge, unstack_layers
 from jax_prompt.data.decode import decode_image
 from jax_prompt.data.sources import Split
-from jax_prompt.evals.classify import evaluate, forward
+from jax_prompt.evals.classify import evaluate, forward, require_finite
 from jax_prompt.train.build import build_backbone, build_program, init_params
 from jax_prompt.train.checkpoint import Checkpoints
 from jax_prompt.train.config import RunConfig, resolve
@@ -50,6 +50,7 @@ class Restored:
 
         Raises:
           ValueError: no such split, or other classes.
+          NonFiniteLogits: the network gives logits that are not finite.
         """
         source = open_data(self.config, data or self.config.data)
         if split not in source.splits:
@@ -74,6 +75,7 @@ class Restored:
 
         Raises:
           ValueError: files that can't be decoded, by name.
+          NonFiniteLogits: the network gives logits that are not finite.
         """
         names = [str(path) for path in paths]
 
@@ -86,6 +88,7 @@ class Restored:
         logits = forward(
             partial(make_logits, self.program), self.trainable, self.frozen, images, size
         )
+        require_finite(logits, names)
         return np.asarray(jax.nn.softmax(logits, axis=-1))
 
     def backbone(self) -> Tree:

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from jax_prompt.core.tree import count
-from jax_prompt.evals.classify import evaluate
 from jax_prompt.methods import get_method
 from jax_prompt.train.build import Prefixed, build_backbone, init_added
 from jax_prompt.train.config import RunConfig
+from jax_prompt.train.final_test import test_once
 from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.loop import fit
 from jax_prompt.train.optim import Hyper
@@ -265,20 +265,14 @@ class _Run:
         )
 
     def _test(self, trained: _Trained) -> dict[str, float | None]:
-        """Evaluates the test split, once, with the last and the best-validation weights."""
-        names = ('test_accuracy', 'test_loss', 'test_accuracy_best_val')
-        result: dict[str, float | None] = dict.fromkeys(names)
-        if 'test' not in self.splits:
-            return result
-        logits = partial(make_logits, trained.program)
-        size = self.config.engine.eval_batch_size
-        test = self.splits['test']
-        last = evaluate(logits, trained.fit.trainable, self.frozen, *test, size)
-        result |= {'test_accuracy': last.accuracy, 'test_loss': last.loss}
-        if trained.fit.best:
-            best = evaluate(logits, trained.fit.best, self.frozen, *test, size)
-            result['test_accuracy_best_val'] = best.accuracy
-        return result
+        return test_once(
+            partial(make_logits, trained.program),
+            trained.fit,
+            self.frozen,
+            self.splits.get('test'),
+            trained.splits[0],
+            self.config.engine.eval_batch_size,
+        )
 
     def _describe(self, trained: _Trained) -> dict[str, Any]:
         """Returns all that result.json says beside the test accuracy."""

@@ -17,7 +17,7 @@ class Unconverged(RuntimeError):
 
 
 class NonFiniteLoss(FloatingPointError):
-    """The loss became NaN or infinite; the last checkpoint before it is kept."""
+    """A loss, a logit or a trained weight became NaN or infinite; the last checkpoint is kept."""
 
 
 class Streamed(Protocol):
