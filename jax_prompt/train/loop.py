@@ -15,11 +15,11 @@ import numpy as np
 
 from jax_prompt.core.tree import Tree, flatten
 from jax_prompt.evals.classify import Evaluation, NonFiniteLogits, evaluate
-from jax_prompt.train.checkpoint import Checkpoints
+from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jax_prompt.train.log import Progress, append_metrics, read_metrics, rewrite_metrics
 from jax_prompt.train.metrics import add_steps, epoch_means, too_few_converged
 from jax_prompt.train.optim import Hyper
-from jax_prompt.train.order import device_calls, epoch_order
+from jax_prompt.train.order import device_calls, epoch_order, images_done
 from jax_prompt.train.parallel import replicate
 from jax_prompt.train.snapshots import take_snapshot
 from jax_prompt.train.stage import Fit, NonFiniteLoss, Stage, Unconverged
@@ -46,6 +46,9 @@ def fit(stage: Stage, trainable: Tree, frozen: Tree) -> Fit:
     return training.result()
 
 
+Saved = tuple[Any, dict[str, Any]]  # a checkpoint's tree and what is saved beside it
+
+
 class Record:
     """What is kept of a stage beside its state: sums, best weights, metrics and checkpoints.
 
@@ -70,14 +73,31 @@ class Record:
         self.checkpoints = Checkpoints(stage.directory)
         self.saved, self.earlier = time.perf_counter(), 0.0
 
-    def restore(self, state: TrainState, step: int | None) -> TrainState:
-        """Returns the state of a checkpoint, numpy (`state` where step is None: none there).
+    def read(self, state: TrainState, step: int | None) -> Saved | None:
+        """Returns what the checkpoint of a step holds, None where step is None.
 
-        Metrics of later epochs are forgotten.
+        Raises:
+          DamagedCheckpoint: it is damaged, and has been put aside.
         """
-        if step is not None:
-            like = {'state': state._asdict(), 'best': self.best}
-            tree, self.info = self.checkpoints.restore(like, step)
+        if step is None:
+            return None
+        try:
+            return self.checkpoints.restore({'state': state._asdict(), 'best': self.best}, step)
+        except DamagedCheckpoint as error:
+            aside, left = self.checkpoints.put_aside(step), self.checkpoints.latest()
+            where = 'the start' if left is None else f'step {left} at the latest'
+            if not self.stage.quiet:
+                text = f'warning: {error}. It lies in {aside} now; training goes on from {where}'
+                print(text, flush=True)
+            raise
+
+    def restore(self, state: TrainState, step: int | None, saved: Saved | None) -> TrainState:
+        """Takes up what `read` returned of a step, and returns its state, numpy.
+
+        Where there is nothing to take up it is `state`. Metrics of later epochs are forgotten.
+        """
+        if saved is not None:
+            tree, self.info = saved
             state, self.best = TrainState(**tree['state']), tree['best']
             self.earlier = self.info['seconds']
         if self.stage.metrics:
@@ -211,6 +231,7 @@ class Record:
             seconds=self.info['seconds'],
             images_per_second=float(np.median(rates)) if rates else 0.0,
             earlier_seconds=self.earlier,
+            step=self.checkpoints.latest() or 0,
         )
 
 
@@ -234,9 +255,15 @@ class _Training:
         self.logits = partial(make_logits, self.program)
 
     def resume(self) -> None:
-        """Continues from the last checkpoint, if there is one, and forgets metrics after it."""
-        step = self.record.checkpoints.latest()
-        state = self.record.restore(self.state, step)
+        """Continues from the last whole checkpoint, if any, and forgets metrics after it."""
+        while True:
+            step = self.record.checkpoints.latest()
+            try:
+                saved = self.record.read(self.state, step)
+                break
+            except DamagedCheckpoint:
+                continue
+        state = self.record.restore(self.state, step, saved)
         if step is not None:
             self.state = replicate(state, self.program.mesh)
             self.record.best = replicate(self.record.best, self.program.mesh)
@@ -246,7 +273,7 @@ class _Training:
         stage, step = self.stage, int(self.state.step)
         steps, total = self.program.steps_per_epoch, len(stage.train.labels)
         progress = Progress(stage.name, stage.last_epoch * total, stage.quiet)
-        progress.start(min(step * stage.batch_size, stage.last_epoch * total))
+        progress.start(images_done(step, steps, stage.batch_size, total))
         take_snapshot(stage.directory, stage.snapshot_every, self.program, self.state)
         for epoch in range(step // steps, stage.last_epoch):
             rows, weights = epoch_order(self.order_key, epoch, total, stage.batch_size)

@@ -27,3 +27,19 @@ def device_calls(steps: int, most: int, done: int = 0) -> list[tuple[int, int]]:
     """Splits what is left of an epoch of `steps` into device calls (first step, stop)."""
     length = math.ceil(steps / math.ceil(steps / most))
     return [(i, min(i + length, steps)) for i in range(done, steps, length)]
+
+
+def images_done(step: int, steps: int, batch_size: int, count: int) -> int:
+    """Returns the images that `step` steps have seen; the last batch of an epoch may be smaller.
+
+    Args:
+      step: steps done, over all epochs.
+      steps: of an epoch.
+      batch_size: images a step.
+      count: images of an epoch.
+
+    >>> [images_done(step, 3, 4, 10) for step in (0, 2, 3, 4, 6)]
+    [0, 8, 10, 14, 20]
+    """
+    epoch, inside = divmod(step, steps)
+    return epoch * count + min(inside * batch_size, count)

@@ -21,10 +21,11 @@ import numpy as np
 
 from jax_prompt.core.tree import Tree
 from jax_prompt.evals.classify import forward, score
+from jax_prompt.train.checkpoint import DamagedCheckpoint
 from jax_prompt.train.log import Progress
 from jax_prompt.train.loop import Record
 from jax_prompt.train.members import Members
-from jax_prompt.train.order import device_calls
+from jax_prompt.train.order import device_calls, images_done
 from jax_prompt.train.parallel import replicate
 from jax_prompt.train.snapshots import take_snapshot
 from jax_prompt.train.stage import Fit, NonFiniteLoss, Stage, Unconverged
@@ -107,12 +108,18 @@ class _Population:
         return {i: record for i, record in self.records.items() if i not in self.failed}
 
     def resume(self) -> None:
-        """Continues from the latest checkpoint that every member has, if there is one."""
-        steps = [set(record.checkpoints.steps()) for record in self.records.values()]
-        step = max(set.intersection(*steps), default=None) if steps else None
-        states = list(self.members.initial)
+        """Continues from the latest checkpoint that every member has whole, if there is one."""
+        states, saved = list(self.members.initial), dict[int, Any]()
+        while True:
+            steps = [set(record.checkpoints.steps()) for record in self.records.values()]
+            step = max(set.intersection(*steps), default=None) if steps else None
+            try:
+                saved = {i: record.read(states[i], step) for i, record in self.records.items()}
+                break
+            except DamagedCheckpoint:
+                continue
         for i, record in self.records.items():
-            states[i] = record.restore(states[i], step)
+            states[i] = record.restore(states[i], step, saved[i])
         # Those whose place alone is kept step along.
         number = states[next(iter(self.records), 0)].step
         self.state = self.members.put([state._replace(step=number) for state in states])
@@ -123,7 +130,7 @@ class _Population:
         step, total = int(self.state.step), len(stage.train.labels)
         name = f'{stage.name} and {len(self.stages) - 1} more'
         progress = Progress(name, len(self.stages) * stage.last_epoch * total, stage.quiet)
-        progress.start(len(self.stages) * min(step * stage.batch_size, stage.last_epoch * total))
+        progress.start(len(self.stages) * images_done(step, steps, stage.batch_size, total))
         self._snapshots()
         if not self.living:
             return

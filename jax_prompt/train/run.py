@@ -32,7 +32,7 @@ from jax_prompt.train.loop import fit
 from jax_prompt.train.optim import Hyper
 from jax_prompt.train.parallel import replicate, split_frozen
 from jax_prompt.train.prune import choose_kept, pruned_program
-from jax_prompt.train.result import machine, peak_memory_mb, versions
+from jax_prompt.train.result import machine, measured_hash, peak_memory_mb, versions
 from jax_prompt.train.search import Candidate, Found, Search
 from jax_prompt.train.splits import join, load_split, open_data
 from jax_prompt.train.stage import Data, Fit, Stage
@@ -171,6 +171,7 @@ class _Run:
         self.config = replace(self.config, num_prompts=num_prompts)
         self.trainable, self.calibration = start.trainable, start.calibration
         self.prefixed.program = start.program
+        self.fixed = start.fixed
         fixed = split_frozen(start.fixed, start.program.mesh)
         self.frozen = {**self.shared, **fixed} if fixed else self.shared
 
@@ -302,6 +303,8 @@ class _Run:
             'mean': list(backbone.mean),
             'std': list(backbone.std),
             'checkpoint': trained.directory,
+            'checkpoint_step': done.step,
+            'trained_sha256': measured_hash(config, done.trainable, self.fixed),
             'versions': versions(),
             'machine': machine(),
         }

@@ -99,6 +99,7 @@ class Fit:
       seconds: training time, over all resumptions, compilation and validation included.
       images_per_second: median over epochs, so that compilation does not count.
       earlier_seconds: what of `seconds` was spent before this process.
+      step: optimizer steps done, the number of the checkpoint that holds the trees.
     """
 
     trainable: Tree
@@ -109,3 +110,4 @@ class Fit:
     seconds: float = 0.0
     images_per_second: float = 0.0
     earlier_seconds: float = 0.0
+    step: int = 0
