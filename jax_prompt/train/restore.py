@@ -134,12 +134,12 @@ def restore(workdir: str | Path) -> Restored:
     if measured_hash(config, weights, frozen) != result['trained_sha256']:
         raise ValueError(
             f'{workdir / result["checkpoint"]} holds other weights than those that '
-            f'{workdir}/result.json measured. {_AGAIN}'
+            f'{workdir}/result.json measured. {_MEASURE_ANEW}'
         )
     return Restored(config, result, program, weights, frozen)
 
 
-_AGAIN = (
+_MEASURE_ANEW = (
     'Remove result.json and start launch/train.py again on this --workdir: it goes on from what is '
     'whole and comes to the same bits'
 )
@@ -155,18 +155,18 @@ def _measured(result: dict[str, Any], workdir: Path, like: Tree) -> Tree:
     if step is None or 'trained_sha256' not in result:
         raise ValueError(
             f'{workdir}/result.json does not say which checkpoint it measured; an earlier version '
-            f'of jax_prompt wrote it. {_AGAIN}'
+            f'of jax_prompt wrote it. {_MEASURE_ANEW}'
         )
     if not (directory / str(step)).is_dir():
         raise ValueError(
             f'{directory / str(step)} is missing, and {workdir}/result.json measured that '
-            f'checkpoint. {_AGAIN}'
+            f'checkpoint. {_MEASURE_ANEW}'
         )
     checkpoints = Checkpoints(directory)
     try:
         return checkpoints.restore(like, step)[0]
     except DamagedCheckpoint as error:
-        raise ValueError(f'{error}. {_AGAIN}') from error
+        raise ValueError(f'{error}. {_MEASURE_ANEW}') from error
     finally:
         checkpoints.close()
 
