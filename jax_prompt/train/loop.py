@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_prompt.core.devices import num_cores
 from jax_prompt.core.tree import Tree, flatten
 from jax_prompt.evals.classify import Evaluation, NonFiniteLogits, evaluate
 from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
@@ -69,6 +70,7 @@ class Record:
             'best_epoch': 0,
             'seconds': 0.0,
             'sums': {},
+            'cores': [],
         }
         self.checkpoints = Checkpoints(stage.directory)
         self.saved, self.earlier = time.perf_counter(), 0.0
@@ -122,6 +124,7 @@ class Record:
             raise self.diverged(f'the loss is {losses[bad[0]]} at step {step} (epoch {epoch})')
         self.info['sums'] = add_steps(self.info['sums'], values, seconds)
         self.info['seconds'] += seconds
+        self.info['cores'] = sorted({*self.info.get('cores', []), num_cores()})
 
     def diverged(self, what: str) -> NonFiniteLoss:
         """Returns the error of a training that ended in NaN or infinity, `what` says where."""
@@ -232,6 +235,7 @@ class Record:
             images_per_second=float(np.median(rates)) if rates else 0.0,
             earlier_seconds=self.earlier,
             step=self.checkpoints.latest() or 0,
+            cores=tuple(self.info.get('cores', [])),
         )
 
 

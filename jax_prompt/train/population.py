@@ -184,8 +184,8 @@ class _Population:
             logits_of, (data, labels) = self.members.logits, stage.val
             logits = forward(logits_of, weights, self.frozen, data, stage.eval_batch_size)
             for i, record in living.items():
-                own = partial(score, logits[:, i], labels)  # of [n, S, K]
-                got[i] = self._guard(i, partial(record.validate, epoch, own))
+                own_score = partial(score, logits[:, i], labels)  # of [n, S, K]
+                got[i] = self._guard(i, partial(record.validate, epoch, own_score))
             living = self.living
             for record in living.values():
                 record.info['seconds'] += (time.perf_counter() - started) / len(living)

@@ -306,7 +306,7 @@ class _Run:
             'checkpoint_step': done.step,
             'trained_sha256': measured_hash(config, done.trainable, self.fixed),
             'versions': versions(),
-            'machine': machine(),
+            'machine': {**machine(), 'cores': list(done.cores)},
         }
 
     def _conclude(self, result: dict[str, Any]) -> None:

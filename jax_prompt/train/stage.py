@@ -100,6 +100,7 @@ class Fit:
       images_per_second: median over epochs, so that compilation does not count.
       earlier_seconds: what of `seconds` was spent before this process.
       step: optimizer steps done, the number of the checkpoint that holds the trees.
+      cores: numbers of cores that its steps ran on; several where it was gone on with elsewhere.
     """
 
     trainable: Tree
@@ -111,3 +112,4 @@ class Fit:
     images_per_second: float = 0.0
     earlier_seconds: float = 0.0
     step: int = 0
+    cores: tuple[int, ...] = ()

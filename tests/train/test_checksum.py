@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.core.devices import num_cores
 from jax_prompt.core.spec import FEATURES
 from jax_prompt.core.tree import split
 from jax_prompt.data.transforms import Augment
@@ -203,6 +204,9 @@ def test_training_goes_on_from_the_newest_whole_checkpoint_to_the_same_bits(
     assert ', 0 s left' in said
     _equal((got.trainable, got.best), (whole.trainable, whole.best))
     assert got.step == whole.step == 12
+    assert got.cores == (num_cores(),)
+    again = fit(stage, head[1], {})  # trains nothing on these cores
+    assert again.cores == got.cores
     assert _rows(stage.metrics) == _rows(tmp_path / 'whole' / 'metrics.jsonl')
 
 
@@ -235,6 +239,7 @@ def test_a_result_names_what_it_measured_and_nothing_else_is_evaluated(make_conf
     config = make_config(method='spt_shallow', train_prompts=False)
     result = run(config, folder, quiet=True)
     assert (result['checkpoint_step'], len(result['trained_sha256'])) == (6, 64)
+    assert result['machine']['cores'] == [num_cores()]
     measured = folder / 'checkpoints' / '6'
     refused = partial(pytest.raises, ValueError)
     assert restore(folder).evaluate('test')['accuracy'] == result['test_accuracy']
