@@ -10,7 +10,14 @@ SHARDED = 'fsdp'  # the mesh axis over which frozen weights are split
 
 
 def num_cores() -> int:
-    """Returns the cores that this process may run on."""
+    """Returns the cores that this process may run on.
+
+    Where the environment variable NPROC is set it is that number, for XLA takes it too: it makes so
+    many threads, which decide the order of its sums, and so the last bits of a result.
+    """
+    asked = os.environ.get('NPROC', '')
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,15 +1,22 @@
 """Exact evaluation: every example once, padding masked, the same result for any batch size.
 
+A logit that is not finite makes an evaluation fail. Else a network that gives nothing but NaN would
+be taken to answer class 0, and would be right wherever that is the label.
+
 On several devices a batch is split over all of them, and on several processes each gets all logits
 and comes to the same numbers: `logits_fn` sees to both (`train.step.make_logits`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+
+
+class NonFiniteLogits(ValueError):
+    """A network gave logits that are NaN or infinite, so it has no accuracy."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +105,47 @@ def padded_rows(count: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
 def evaluate(
     logits_fn: LogitsFn, trainable: Any, frozen: Any, data: Any, labels: Any, batch_size: int
 ) -> Evaluation:
-    """Evaluates a split; see `forward` for the arguments."""
+    """Evaluates a split; see `forward` for the arguments.
+
+    Raises:
+      NonFiniteLogits: as `score`.
+    """
     return score(forward(logits_fn, trainable, frozen, data, batch_size), labels)
 
 
 def score(logits: np.ndarray, labels: Any) -> Evaluation:
-    """Compares logits [n, K] with labels [n]."""
+    """Compares logits [n, K] with labels [n].
+
+    Raises:
+      NonFiniteLogits: a logit is not finite, or they lie too far apart for a float32 loss.
+    """
     logits = logits.astype(np.float32)
     labels = np.asarray(labels, np.int32)
+    require_finite(logits)
     top = logits.max(axis=1, keepdims=True)
     log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
     losses = log_sum - logits[np.arange(len(labels)), labels]
     return Evaluation(logits.argmax(axis=1).astype(np.int32), losses, labels)
+
+
+def require_finite(logits: np.ndarray, names: Sequence[str] = ()) -> None:
+    """Checks logits before a class is read off them.
+
+    Args:
+      logits: [n, K].
+      names: of the examples, for the message; (): their numbers.
+
+    Raises:
+      NonFiniteLogits: says how many examples have a logit that is NaN or infinite, and names the
+        first. The highest and the lowest logit of an example also have to differ by a float32.
+    """
+    with np.errstate(invalid='ignore', over='ignore'):
+        fine = np.isfinite(logits.max(axis=1) - logits.min(axis=1))
+    if fine.all():
+        return
+    bad = np.flatnonzero(~fine)
+    first, name = logits[bad[0]], names[bad[0]] if names else f'example {bad[0]}'
+    raise NonFiniteLogits(
+        f'the logits of {len(bad)} of {len(logits)} examples are not finite; the first is {name}, '
+        f'with logits from {float(first.min()):g} to {float(first.max()):g}'
+    )

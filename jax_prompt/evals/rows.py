@@ -12,6 +12,7 @@ the same run twice is two, of which reading keeps the better informed (`latest`)
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from typing import Any
 
 from jax_prompt.core.files import whole_file
 
+_NAME = re.compile(r'^[0-9a-f]{16}-([0-9a-f]{12})\.json$')
 # What says which run it is; the rest of a row is what came of it.
 _ASKED = (
     *('benchmark', 'task', 'data', 'method', 'options', 'backbone', 'weights', 'hyperparameters'),
@@ -225,16 +227,38 @@ def read(folder: str | Path) -> Table:
             problems.append(f'{path.name}: unfinished; its writer was killed, or still writes')
         if path.suffix not in ('.json', '.jsonl'):
             continue
-        text = path.read_text(encoding='utf-8', errors='replace')
-        for number, line in enumerate(text.splitlines(keepends=True), 1):
-            try:
-                rows.append(Row.from_json(line))
-            except (ValueError, TypeError) as error:
-                torn = '' if line.endswith('\n') else 'torn, '
-                problems.append(f'{path.name}, line {number}: {torn}left out: {error}')
+        own, wrong = read_file(path)
+        rows += own
+        problems += wrong
     kept = latest(rows)
     dropped = [row for row in rows if not any(row is one for one in kept)]
     return Table(tuple(kept), tuple(dropped), tuple(problems))
+
+
+def read_file(path: Path) -> tuple[list[Row], list[str]]:
+    """Reads a file of a table; returns its rows, and what can't be read, by file and line.
+
+    A file of one row has a digest of the row in its name, so one that was altered is told.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:  # removed by another process just now
+        return [], []
+    if not data.strip():
+        return [], [f'{path.name}: empty']
+    named = _NAME.match(path.name)
+    if named and data.endswith(b'\n') and sha256(data[:-1]).hexdigest()[:12] != named[1]:
+        return [], [f'{path.name}: altered, left out: its name is the digest of another content']
+    rows: list[Row] = []
+    problems: list[str] = []
+    text = data.decode('utf-8', errors='replace')
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        try:
+            rows.append(Row.from_json(line))
+        except (ValueError, TypeError) as error:
+            torn = '' if line.endswith('\n') else 'torn, '
+            problems.append(f'{path.name}, line {number}: {torn}left out: {error}')
+    return rows, problems
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:

@@ -10,7 +10,8 @@ divide the units among them (`claims.py`); each can be killed at any point. A fo
         seed_42/run/                     a run directory; seed_42/failed/ of one that failed
 
 A unit's result is in the table before its directory gets its last name, so a unit that is done has
-its row, and one that is killed in between adds the same row again, which is the same file.
+its row, and one that is killed in between adds the same row again, which is the same file. Rows
+that were lost since are told again from the run directories (`retell.py`).
 """
 
 import json
@@ -203,17 +204,28 @@ def show(stands: Sequence[Standing]) -> str:
 
 
 def read_failure(folder: Path) -> dict[str, str] | None:
-    """Returns why a unit failed, {'kind', 'reason', 'finished'}; None where it has not."""
+    """Returns why a unit failed, {'kind', 'reason', 'finished'}.
+
+    None where it has not, where another process has just taken it to do it again, and where the
+    record of it is damaged.
+    """
     try:
-        return read_json(folder / 'failed' / 'failed.json')
-    except FileNotFoundError:  # taken by another process just now, to be done again
+        saved = read_json(folder / 'failed' / 'failed.json')
+    except (FileNotFoundError, ValueError):
         return None
+    whole = isinstance(saved, dict) and {'kind', 'reason', 'finished'} <= saved.keys()
+    return saved if whole else None
 
 
 def table_of(benchmark: Benchmark, root: Path) -> str:
-    """Returns the results of a benchmark so far as Markdown, '' without any; holes are named."""
+    """Returns the results of a benchmark so far as Markdown, '' without any.
+
+    Holes are named, and rows that can't be read.
+    """
     if not (root / 'rows').is_dir():
         return ''
-    own = belonging(rows.read(root / 'rows').rows, benchmark.groups, benchmark.name)
+    table = rows.read(root / 'rows')
+    own = belonging(table.rows, benchmark.groups, benchmark.name)
     tables = make_tables(measured(own, benchmark.groups), [], benchmark.groups) if own else []
-    return '\n'.join(map(to_markdown, tables))
+    wrong = [f'not in the tables: {root / "rows"}/{problem}' for problem in table.problems]
+    return '\n'.join([*map(to_markdown, tables), *wrong])

@@ -3,6 +3,10 @@
 A checkpoint is written by Orbax beside the former one and renamed at the end, so that a kill at any
 moment leaves a whole one. The latest is always kept: it is what a resumed run continues from.
 
+With the arrays goes their hash (`checksum.py`), and reading compares. A checkpoint that was damaged
+since is refused by name. A training puts it aside, as `damaged/STEP`, and goes on from the newest
+that is whole: it comes to the same bits, only later.
+
 What trains lies whole on every device, so process 0 of several writes it alone and gives it to the
 others on restoring: a checkpoint knows nothing of devices, processes or meshes.
 """
@@ -13,7 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_prompt.train.checksum import damage, hash_tree, write_sums
 from jax_prompt.train.distributed import from_primary, is_primary, share
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint does not hold what was written, or can't be read."""
 
 
 class Checkpoints:
@@ -40,22 +49,29 @@ class Checkpoints:
                 multiprocessing_options=alone,
             )
             self._manager = ocp.CheckpointManager(self._directory, options=options)
-        self._latest = from_primary(lambda: self._manager.latest_step())
+        self._latest = self._find_latest()
+
+    def _find_latest(self) -> int | None:
+        return from_primary(lambda: self._manager.latest_step())
 
     def save(self, step: int, tree: Any, info: dict[str, Any]) -> None:
         """Saves a tree of arrays and a JSON-able dict under a step number.
 
-        A step that is already there is left as it is: a resumed run comes to the same bits.
+        A step that is already there is written anew: nothing has read it, so it may be damaged.
         """
         self._latest = step
-        if self._manager is None or step in self._manager.all_steps():
+        if self._manager is None:
             return
+        if step in self._manager.all_steps():
+            self._manager.delete(step)
         tree = jax.tree.map(np.asarray, tree)
+        sealed = {'info': info, 'sha256': hash_tree(tree, info)}
         args = self._ocp.args.Composite(
-            tree=self._ocp.args.StandardSave(tree), info=self._ocp.args.JsonSave(info)
+            tree=self._ocp.args.StandardSave(tree), info=self._ocp.args.JsonSave(sealed)
         )
         self._manager.save(step, args=args, force=True)
         self._manager.wait_until_finished()
+        write_sums(self.path(step))
 
     def latest(self) -> int | None:
         """Returns the last step saved, or None."""
@@ -74,14 +90,49 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: no checkpoint there.
+          DamagedCheckpoint: it does not hold what was written; says why.
         """
         step = self.latest() if step is None else step
-        if step is None:
-            raise FileNotFoundError(f'no checkpoint in {self._directory}')
-        tree, info = self._read(like, step) if self._manager else (None, None)
-        return share(tree, like), from_primary(lambda: info)
+        if step is None or step not in self.steps():
+            raise FileNotFoundError(
+                f'no checkpoint in {self._directory}' + ('' if step is None else f' of step {step}')
+            )
+        held: dict[str, Any] = {}
+
+        def read() -> dict[str, Any]:
+            try:
+                held['tree'], info = self._read(like, step)
+            except DamagedCheckpoint as error:
+                return {'damage': str(error)}
+            return {'info': info}
+
+        found = from_primary(read)  # in each process the same, so that all fail or none
+        if 'damage' in found:
+            raise DamagedCheckpoint(found['damage'])
+        return share(held.get('tree'), like), found['info']
 
     def _read(self, like: Any, step: int) -> tuple[Any, dict[str, Any]]:
+        path = self.path(step)
+        if reason := damage(path):
+            raise DamagedCheckpoint(f'the checkpoint {path} is damaged: {reason}')
+        try:
+            tree, sealed = self._restored(like, step)
+        except Exception as error:  # Orbax and what it reads with raise many kinds
+            reason = ' '.join(str(error).split())[:200]
+            raise DamagedCheckpoint(
+                f'the checkpoint {path} can not be read: {type(error).__name__}: {reason}'
+            ) from error
+        if not isinstance(sealed, dict) or ('info' in sealed) != ('sha256' in sealed):
+            raise DamagedCheckpoint(f'the checkpoint {path} is damaged: its info has no hash')
+        if 'sha256' not in sealed:  # of a version that wrote none
+            return tree, sealed
+        if hash_tree(tree, sealed['info']) != sealed['sha256']:
+            raise DamagedCheckpoint(
+                f'the checkpoint {path} is damaged: its values are not those that were written'
+            )
+        return tree, sealed['info']
+
+    def _restored(self, like: Any, step: int) -> tuple[Any, Any]:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), like)
         args = self._ocp.args.Composite(
             tree=self._ocp.args.StandardRestore(abstract), info=self._ocp.args.JsonRestore()
@@ -89,6 +140,28 @@ class Checkpoints:
         got = self._manager.restore(step, args=args)
         # On the host: where the arrays lived when they were saved says nothing of this machine.
         return jax.tree.map(np.asarray, got['tree']), got['info']
+
+    def path(self, step: int) -> Path:
+        """Returns where a step's checkpoint lies."""
+        return self._directory / str(step)
+
+    def put_aside(self, step: int) -> Path:
+        """Moves a damaged checkpoint out of the way and returns where it lies now."""
+
+        def move() -> str:
+            to = self._directory / 'damaged' / str(step)
+            to.parent.mkdir(exist_ok=True)
+            number = 1
+            while to.exists():
+                number += 1
+                to = to.with_name(f'{step}_{number}')
+            self.path(step).rename(to)
+            self._manager.reload()
+            return str(to)
+
+        to = Path(from_primary(move))
+        self._latest = self._find_latest()
+        return to
 
     def close(self) -> None:
         """Releases Orbax's threads."""

@@ -104,7 +104,7 @@ class Progress:
             self.bar.set_postfix_str(text)
             return
         rate = (self.done - self.begun) / max(time.perf_counter() - self.started, 1e-9)
-        left = (self.total - self.done) / max(rate, 1e-9)
+        left = max(self.total - self.done, 0) / max(rate, 1e-9)
         print(f'{self.name}: {text}, {rate:.0f} images/s, {left:.0f} s left', flush=True)
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ Everything random is a function of the run's key, the epoch and the step, so a k
 starts again from its last checkpoint takes the same steps and ends with the same bits.
 """
 
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,39 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.core.tree import Tree
-from jax_prompt.evals.classify import Evaluation, evaluate
-from jax_prompt.train.checkpoint import Checkpoints
+from jax_prompt.core.devices import num_cores
+from jax_prompt.core.tree import Tree, flatten
+from jax_prompt.evals.classify import Evaluation, NonFiniteLogits, evaluate
+from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jax_prompt.train.log import Progress, append_metrics, read_metrics, rewrite_metrics
 from jax_prompt.train.metrics import add_steps, epoch_means, too_few_converged
 from jax_prompt.train.optim import Hyper
+from jax_prompt.train.order import device_calls, epoch_order, images_done
 from jax_prompt.train.parallel import replicate
 from jax_prompt.train.snapshots import take_snapshot
 from jax_prompt.train.stage import Fit, NonFiniteLoss, Stage, Unconverged
 from jax_prompt.train.step import TrainState, make_logits, make_step, make_steps
-
-
-def epoch_order(
-    key: jax.Array, epoch: int, count: int, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the shuffled index rows [steps, B] int32 and weights [steps, B] float32 of an epoch.
-
-    Each example comes once; the last row is filled up with the epoch's first, once more, at weight
-    0. They count for nothing, but are images like any: what is taken over the whole batch (batch
-    norms in `full`) sees a fair sample of the set.
-    """
-    steps = math.ceil(count / batch_size)
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), count), np.int32)
-    fill = steps * batch_size - count
-    rows = np.concatenate([order, np.resize(order, fill)]).reshape(steps, batch_size)
-    weights = np.concatenate([np.ones(count, np.float32), np.zeros(fill, np.float32)])
-    return rows, weights.reshape(steps, batch_size)
-
-
-def device_calls(steps: int, most: int, done: int = 0) -> list[tuple[int, int]]:
-    """Splits what is left of an epoch of `steps` into device calls (first step, stop)."""
-    length = math.ceil(steps / math.ceil(steps / most))
-    return [(i, min(i + length, steps)) for i in range(done, steps, length)]
 
 
 def fit(stage: Stage, trainable: Tree, frozen: Tree) -> Fit:
@@ -69,6 +47,9 @@ def fit(stage: Stage, trainable: Tree, frozen: Tree) -> Fit:
     return training.result()
 
 
+Saved = tuple[Any, dict[str, Any]]  # a checkpoint's tree and what is saved beside it
+
+
 class Record:
     """What is kept of a stage beside its state: sums, best weights, metrics and checkpoints.
 
@@ -89,18 +70,36 @@ class Record:
             'best_epoch': 0,
             'seconds': 0.0,
             'sums': {},
+            'cores': [],
         }
         self.checkpoints = Checkpoints(stage.directory)
         self.saved, self.earlier = time.perf_counter(), 0.0
 
-    def restore(self, state: TrainState, step: int | None) -> TrainState:
-        """Returns the state of a checkpoint, numpy (`state` where step is None: none there).
+    def read(self, state: TrainState, step: int | None) -> Saved | None:
+        """Returns what the checkpoint of a step holds, None where step is None.
 
-        Metrics of later epochs are forgotten.
+        Raises:
+          DamagedCheckpoint: it is damaged, and has been put aside.
         """
-        if step is not None:
-            like = {'state': state._asdict(), 'best': self.best}
-            tree, self.info = self.checkpoints.restore(like, step)
+        if step is None:
+            return None
+        try:
+            return self.checkpoints.restore({'state': state._asdict(), 'best': self.best}, step)
+        except DamagedCheckpoint as error:
+            aside, left = self.checkpoints.put_aside(step), self.checkpoints.latest()
+            where = 'the start' if left is None else f'step {left} at the latest'
+            if not self.stage.quiet:
+                text = f'warning: {error}. It lies in {aside} now; training goes on from {where}'
+                print(text, flush=True)
+            raise
+
+    def restore(self, state: TrainState, step: int | None, saved: Saved | None) -> TrainState:
+        """Takes up what `read` returned of a step, and returns its state, numpy.
+
+        Where there is nothing to take up it is `state`. Metrics of later epochs are forgotten.
+        """
+        if saved is not None:
+            tree, self.info = saved
             state, self.best = TrainState(**tree['state']), tree['best']
             self.earlier = self.info['seconds']
         if self.stage.metrics:
@@ -121,15 +120,31 @@ class Record:
         bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
             step = stop - len(losses) + int(bad[0])
-            kept = self.checkpoints.latest()
-            raise NonFiniteLoss(
-                f'{self.stage.name}: the loss is {losses[bad[0]]} at step {step} '
-                f'(epoch {step // self.program.steps_per_epoch + 1}), learning rate '
-                f'{float(self.stage.hyper.lr):g}; lower lr or set optim.clip_norm. '
-                + (f'The checkpoint of step {kept} is kept.' if kept else 'No checkpoint yet.')
-            )
+            epoch = step // self.program.steps_per_epoch + 1
+            raise self.diverged(f'the loss is {losses[bad[0]]} at step {step} (epoch {epoch})')
         self.info['sums'] = add_steps(self.info['sums'], values, seconds)
         self.info['seconds'] += seconds
+        self.info['cores'] = sorted({*self.info.get('cores', []), num_cores()})
+
+    def diverged(self, what: str) -> NonFiniteLoss:
+        """Returns the error of a training that ended in NaN or infinity, `what` says where."""
+        kept = self.checkpoints.latest()
+        return NonFiniteLoss(
+            f'{self.stage.name}: {what}, learning rate {float(self.stage.hyper.lr):g}; lower lr or '
+            'set optim.clip_norm. '
+            + (f'The checkpoint of step {kept} is kept.' if kept else 'No checkpoint yet.')
+        )
+
+    def validate(self, epoch: int, act: Callable[[], Evaluation]) -> Evaluation:
+        """Evaluates the validation split at the end of an epoch.
+
+        Raises:
+          NonFiniteLoss: a logit is not finite.
+        """
+        try:
+            return act()
+        except NonFiniteLogits as error:
+            raise self.diverged(f'val after epoch {epoch}: {error}') from error
 
     def due(self, epoch: int) -> bool:
         """Whether an epoch ends with a validation."""
@@ -190,7 +205,16 @@ class Record:
             print(f'warning: {text}', flush=True)
 
     def save(self, state: TrainState) -> None:
-        """Writes a checkpoint."""
+        """Writes a checkpoint.
+
+        Raises:
+          NonFiniteLoss: a trained weight is not finite. The loss of the next step would say so, but
+            after the last step there is none.
+        """
+        weights = flatten({'trained': state.trainable, 'average': state.ema})
+        bad = [name for name, leaf in weights.items() if not np.isfinite(np.asarray(leaf)).all()]
+        if bad:
+            raise self.diverged(f'{bad[0]} is not finite after step {int(state.step)}')
         tree = {'state': state._asdict(), 'best': self.best}
         self.checkpoints.save(int(state.step), tree, self.info)
         self.saved = time.perf_counter()
@@ -210,6 +234,8 @@ class Record:
             seconds=self.info['seconds'],
             images_per_second=float(np.median(rates)) if rates else 0.0,
             earlier_seconds=self.earlier,
+            step=self.checkpoints.latest() or 0,
+            cores=tuple(self.info.get('cores', [])),
         )
 
 
@@ -233,9 +259,15 @@ class _Training:
         self.logits = partial(make_logits, self.program)
 
     def resume(self) -> None:
-        """Continues from the last checkpoint, if there is one, and forgets metrics after it."""
-        step = self.record.checkpoints.latest()
-        state = self.record.restore(self.state, step)
+        """Continues from the last whole checkpoint, if any, and forgets metrics after it."""
+        while True:
+            step = self.record.checkpoints.latest()
+            try:
+                saved = self.record.read(self.state, step)
+                break
+            except DamagedCheckpoint:
+                continue
+        state = self.record.restore(self.state, step, saved)
         if step is not None:
             self.state = replicate(state, self.program.mesh)
             self.record.best = replicate(self.record.best, self.program.mesh)
@@ -245,7 +277,7 @@ class _Training:
         stage, step = self.stage, int(self.state.step)
         steps, total = self.program.steps_per_epoch, len(stage.train.labels)
         progress = Progress(stage.name, stage.last_epoch * total, stage.quiet)
-        progress.start(min(step * stage.batch_size, stage.last_epoch * total))
+        progress.start(images_done(step, steps, stage.batch_size, total))
         take_snapshot(stage.directory, stage.snapshot_every, self.program, self.state)
         for epoch in range(step // steps, stage.last_epoch):
             rows, weights = epoch_order(self.order_key, epoch, total, stage.batch_size)
@@ -285,7 +317,9 @@ class _Training:
         weights = self.program.weights(self.state)
         if stage.val is not None and record.due(epoch):
             started = time.perf_counter()
-            got = evaluate(self.logits, weights, self.frozen, *stage.val, stage.eval_batch_size)
+            split = (*stage.val, stage.eval_batch_size)
+            act = partial(evaluate, self.logits, weights, self.frozen, *split)
+            got = record.validate(epoch, act)
             record.info['seconds'] += time.perf_counter() - started
         row = record.end_epoch(
             epoch, int(self.state.step), got, lambda: jax.tree.map(jnp.copy, weights)

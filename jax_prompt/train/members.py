@@ -15,8 +15,8 @@ import numpy as np
 
 from jax_prompt.core.tree import Tree
 from jax_prompt.train.lengths import cut, lengthened, obstacle, padded, with_length
-from jax_prompt.train.loop import device_calls, epoch_order
 from jax_prompt.train.optim import Hyper
+from jax_prompt.train.order import device_calls, epoch_order
 from jax_prompt.train.parallel import replicate, shard_batch, unite
 from jax_prompt.train.stage import Data, Stage
 from jax_prompt.train.step import TrainState

@@ -71,6 +71,8 @@ class Engine:
     """How the loop runs. Of these only `eval_every` (the best epoch) and 'skip' change a result.
 
     (And `micro_batch`, where dropout or stochastic depth draws: each part draws its own masks.)
+    "Change a result" means beyond rounding: the last bits depend on `micro_batch`, on the devices
+    and, on a CPU, on the number of cores (docs/performance.md).
 
     Attributes:
       eval_batch_size: images an evaluation call.

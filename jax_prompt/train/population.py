@@ -21,9 +21,11 @@ import numpy as np
 
 from jax_prompt.core.tree import Tree
 from jax_prompt.evals.classify import forward, score
+from jax_prompt.train.checkpoint import DamagedCheckpoint
 from jax_prompt.train.log import Progress
-from jax_prompt.train.loop import Record, device_calls
+from jax_prompt.train.loop import Record
 from jax_prompt.train.members import Members
+from jax_prompt.train.order import device_calls, images_done
 from jax_prompt.train.parallel import replicate
 from jax_prompt.train.snapshots import take_snapshot
 from jax_prompt.train.stage import Fit, NonFiniteLoss, Stage, Unconverged
@@ -106,12 +108,18 @@ class _Population:
         return {i: record for i, record in self.records.items() if i not in self.failed}
 
     def resume(self) -> None:
-        """Continues from the latest checkpoint that every member has, if there is one."""
-        steps = [set(record.checkpoints.steps()) for record in self.records.values()]
-        step = max(set.intersection(*steps), default=None) if steps else None
-        states = list(self.members.initial)
+        """Continues from the latest checkpoint that every member has whole, if there is one."""
+        states, saved = list(self.members.initial), dict[int, Any]()
+        while True:
+            steps = [set(record.checkpoints.steps()) for record in self.records.values()]
+            step = max(set.intersection(*steps), default=None) if steps else None
+            try:
+                saved = {i: record.read(states[i], step) for i, record in self.records.items()}
+                break
+            except DamagedCheckpoint:
+                continue
         for i, record in self.records.items():
-            states[i] = record.restore(states[i], step)
+            states[i] = record.restore(states[i], step, saved[i])
         # Those whose place alone is kept step along.
         number = states[next(iter(self.records), 0)].step
         self.state = self.members.put([state._replace(step=number) for state in states])
@@ -122,7 +130,7 @@ class _Population:
         step, total = int(self.state.step), len(stage.train.labels)
         name = f'{stage.name} and {len(self.stages) - 1} more'
         progress = Progress(name, len(self.stages) * stage.last_epoch * total, stage.quiet)
-        progress.start(len(self.stages) * min(step * stage.batch_size, stage.last_epoch * total))
+        progress.start(len(self.stages) * images_done(step, steps, stage.batch_size, total))
         self._snapshots()
         if not self.living:
             return
@@ -135,12 +143,12 @@ class _Population:
                 if stop == steps:
                     self._snapshots()
                     progress.note(self._end_epoch(epoch + 1))
-                if not self.living:
-                    progress.close()
-                    return
                 last = stop == steps and epoch + 1 == stage.last_epoch
                 if last or time.perf_counter() - self.saved > stage.checkpoint_seconds:
                     self._save()
+                if not self.living:
+                    progress.close()
+                    return
         progress.close()
 
     def _call(self, rows: np.ndarray, weights: np.ndarray) -> None:
@@ -175,7 +183,10 @@ class _Population:
             started = time.perf_counter()
             logits_of, (data, labels) = self.members.logits, stage.val
             logits = forward(logits_of, weights, self.frozen, data, stage.eval_batch_size)
-            got = {i: score(logits[:, i], labels) for i in living}  # of [n, S, K]
+            for i, record in living.items():
+                own_score = partial(score, logits[:, i], labels)  # of [n, S, K]
+                got[i] = self._guard(i, partial(record.validate, epoch, own_score))
+            living = self.living
             for record in living.values():
                 record.info['seconds'] += (time.perf_counter() - started) / len(living)
         rows = []
@@ -196,7 +207,7 @@ class _Population:
 
     def _save(self) -> None:
         for i in self.living:
-            self._save_member(i)
+            self._guard(i, partial(self._save_member, i))
         self.saved = time.perf_counter()
 
     def _snapshots(self) -> None:

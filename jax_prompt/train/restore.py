@@ -13,11 +13,12 @@ import numpy as np
 from jax_prompt.core.tree import Tree, merge, unstack_layers
 from jax_prompt.data.decode import decode_image
 from jax_prompt.data.sources import Split
-from jax_prompt.evals.classify import evaluate, forward
+from jax_prompt.evals.classify import evaluate, forward, require_finite
 from jax_prompt.train.build import build_backbone, build_program, init_params
-from jax_prompt.train.checkpoint import Checkpoints
+from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jax_prompt.train.config import RunConfig, resolve
 from jax_prompt.train.prototypes import prototypes_path
+from jax_prompt.train.result import measured_hash
 from jax_prompt.train.splits import load_split, open_data
 from jax_prompt.train.step import Program, TrainState, make_logits
 
@@ -50,6 +51,7 @@ class Restored:
 
         Raises:
           ValueError: no such split, or other classes.
+          NonFiniteLogits: the network gives logits that are not finite.
         """
         source = open_data(self.config, data or self.config.data)
         if split not in source.splits:
@@ -74,6 +76,7 @@ class Restored:
 
         Raises:
           ValueError: files that can't be decoded, by name.
+          NonFiniteLogits: the network gives logits that are not finite.
         """
         names = [str(path) for path in paths]
 
@@ -86,6 +89,7 @@ class Restored:
         logits = forward(
             partial(make_logits, self.program), self.trainable, self.frozen, images, size
         )
+        require_finite(logits, names)
         return np.asarray(jax.nn.softmax(logits, axis=-1))
 
     def backbone(self) -> Tree:
@@ -99,7 +103,8 @@ def restore(workdir: str | Path) -> Restored:
 
     Raises:
       FileNotFoundError: no run there, or its weights file is gone.
-      ValueError: the run is not finished, or the weights file is another than the run's.
+      ValueError: the run is not finished, the weights file is another than the run's, or the
+        checkpoint that its result measured is gone, damaged or changed.
     """
     workdir = Path(workdir)
     if not (workdir / 'config.json').exists():
@@ -122,16 +127,48 @@ def restore(workdir: str | Path) -> Restored:
         'state': program.init(trainable)._asdict(),
         'best': trainable if result['trained_on'] == 'train' else {},
     }
-    checkpoints = Checkpoints(workdir / result['checkpoint'])
-    try:
-        tree, _ = checkpoints.restore(like)
-    finally:
-        checkpoints.close()
-    weights = program.weights(TrainState(**tree['state']))
+    weights = program.weights(TrainState(**_measured(result, workdir, like)['state']))
     prototypes = prototypes_path(config, workdir)
     if not config.train_prompts and prototypes.exists():
         frozen = _frozen_prompts(frozen, prototypes, program)
+    if measured_hash(config, weights, frozen) != result['trained_sha256']:
+        raise ValueError(
+            f'{workdir / result["checkpoint"]} holds other weights than those that '
+            f'{workdir}/result.json measured. {_MEASURE_ANEW}'
+        )
     return Restored(config, result, program, weights, frozen)
+
+
+_MEASURE_ANEW = (
+    'Remove result.json and start launch/train.py again on this --workdir: it goes on from what is '
+    'whole and comes to the same bits'
+)
+
+
+def _measured(result: dict[str, Any], workdir: Path, like: Tree) -> Tree:
+    """Reads the checkpoint that a result measured, and no other.
+
+    Raises:
+      ValueError: it is gone or damaged, or the result does not say which it is.
+    """
+    directory, step = workdir / result['checkpoint'], result.get('checkpoint_step')
+    if step is None or 'trained_sha256' not in result:
+        raise ValueError(
+            f'{workdir}/result.json does not say which checkpoint it measured; an earlier version '
+            f'of jax_prompt wrote it. {_MEASURE_ANEW}'
+        )
+    if not (directory / str(step)).is_dir():
+        raise ValueError(
+            f'{directory / str(step)} is missing, and {workdir}/result.json measured that '
+            f'checkpoint. {_MEASURE_ANEW}'
+        )
+    checkpoints = Checkpoints(directory)
+    try:
+        return checkpoints.restore(like, step)[0]
+    except DamagedCheckpoint as error:
+        raise ValueError(f'{error}. {_MEASURE_ANEW}') from error
+    finally:
+        checkpoints.close()
 
 
 def _same_weights(result: dict[str, Any], identity: Any, workdir: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a result says of where it came from: versions, machine, memory."""
+"""What a result says of where it came from: versions, machine, memory, and what it measured."""
 
 import platform
 import resource
@@ -9,6 +9,9 @@ from typing import Any
 import jax
 
 import jax_prompt
+from jax_prompt.core.tree import Tree
+from jax_prompt.train.checksum import hash_tree
+from jax_prompt.train.config import RunConfig
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
@@ -34,6 +37,18 @@ def machine() -> dict[str, Any]:
         'num_processes': jax.process_count(),
         'system': platform.platform(),
     }
+
+
+def measured_hash(config: RunConfig, trained: Tree, frozen: Tree) -> str:
+    """Returns the SHA-256 of what a result measured, beside the pretrained weights.
+
+    Args:
+      config: the run.
+      trained: the trained tree that was evaluated.
+      frozen: the frozen tree. Prompts that do not train are part of what was measured.
+    """
+    prompts = {} if config.train_prompts else {'tuner': frozen.get('tuner', {})}
+    return hash_tree({'trained': trained, 'fixed': prompts})
 
 
 def peak_memory_mb() -> float:

@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from jax_prompt.core.tree import count
-from jax_prompt.evals.classify import evaluate
 from jax_prompt.methods import get_method
 from jax_prompt.train.build import Prefixed, build_backbone, init_added
 from jax_prompt.train.config import RunConfig
+from jax_prompt.train.final_test import test_once
 from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.loop import fit
 from jax_prompt.train.optim import Hyper
 from jax_prompt.train.parallel import replicate, split_frozen
 from jax_prompt.train.prune import choose_kept, pruned_program
-from jax_prompt.train.result import machine, peak_memory_mb, versions
+from jax_prompt.train.result import machine, measured_hash, peak_memory_mb, versions
 from jax_prompt.train.search import Candidate, Found, Search
 from jax_prompt.train.splits import join, load_split, open_data
 from jax_prompt.train.stage import Data, Fit, Stage
@@ -171,6 +171,7 @@ class _Run:
         self.config = replace(self.config, num_prompts=num_prompts)
         self.trainable, self.calibration = start.trainable, start.calibration
         self.prefixed.program = start.program
+        self.fixed = start.fixed
         fixed = split_frozen(start.fixed, start.program.mesh)
         self.frozen = {**self.shared, **fixed} if fixed else self.shared
 
@@ -265,20 +266,14 @@ class _Run:
         )
 
     def _test(self, trained: _Trained) -> dict[str, float | None]:
-        """Evaluates the test split, once, with the last and the best-validation weights."""
-        names = ('test_accuracy', 'test_loss', 'test_accuracy_best_val')
-        result: dict[str, float | None] = dict.fromkeys(names)
-        if 'test' not in self.splits:
-            return result
-        logits = partial(make_logits, trained.program)
-        size = self.config.engine.eval_batch_size
-        test = self.splits['test']
-        last = evaluate(logits, trained.fit.trainable, self.frozen, *test, size)
-        result |= {'test_accuracy': last.accuracy, 'test_loss': last.loss}
-        if trained.fit.best:
-            best = evaluate(logits, trained.fit.best, self.frozen, *test, size)
-            result['test_accuracy_best_val'] = best.accuracy
-        return result
+        return test_once(
+            partial(make_logits, trained.program),
+            trained.fit,
+            self.frozen,
+            self.splits.get('test'),
+            trained.splits[0],
+            self.config.engine.eval_batch_size,
+        )
 
     def _describe(self, trained: _Trained) -> dict[str, Any]:
         """Returns all that result.json says beside the test accuracy."""
@@ -308,8 +303,10 @@ class _Run:
             'mean': list(backbone.mean),
             'std': list(backbone.std),
             'checkpoint': trained.directory,
+            'checkpoint_step': done.step,
+            'trained_sha256': measured_hash(config, done.trainable, self.fixed),
             'versions': versions(),
-            'machine': machine(),
+            'machine': {**machine(), 'cores': list(done.cores)},
         }
 
     def _conclude(self, result: dict[str, Any]) -> None:

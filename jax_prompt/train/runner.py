@@ -28,11 +28,11 @@ from jax_prompt.train.build import build_backbone
 from jax_prompt.train.claims import DEAD_SECONDS, Claim, Found, look, take
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.log import read_json, write_json, write_text
+from jax_prompt.train.retell import Told, chosen_of, row_of
 from jax_prompt.train.run import run, search
 from jax_prompt.train.stage import NonFiniteLoss, Unconverged
 from jax_prompt.train.workdir import claim as claim_workdir
 
-_HYPER = ('lr', 'weight_decay', 'head_weight_decay', 'num_prompts')
 # What a run that starts again from its checkpoints would only meet again.
 _LASTING = (NonFiniteLoss.__name__, Unconverged.__name__)
 _MISSING, _NOT_CHOSEN = 'MissingData', 'SearchFailed'
@@ -68,6 +68,7 @@ class Runner:
         self.units = units_of(benchmark, self.root)
         self.missing: dict[str, str] = {}  # by task, '' where all is there
         self.weights: dict[str, Any] | None = None
+        self.told, self.checked = Told(self.root / 'rows'), set[Path]()
 
     def run(self, poll_seconds: float = 5.0) -> list[Standing]:
         """Works until every unit is done or failed, by this process or by others.
@@ -92,7 +93,8 @@ class Runner:
     def _advance(self, unit: Unit) -> str:
         """Does a unit if it can be done now; returns 'settled', 'worked' or 'busy'."""
         found = look(unit.folder, self.dead_seconds)
-        if found.state == 'done' or (found.state == 'failed' and not self._again(unit)):
+        ended = found.state == 'done' or (found.state == 'failed' and not self._again(unit))
+        if ended and self._is_kept(unit, found):
             return 'settled'
         if found.state == 'busy':
             return 'busy'
@@ -110,6 +112,33 @@ class Runner:
             config = replace(config, seed=unit.seed, search=False, **hyper)
         return self._work(unit, found, config, why)
 
+    def _is_kept(self, unit: Unit, found: Found) -> bool:
+        """Whether what a unit ended with is still there; looks once, and tells a lost row again."""
+        if unit.folder in self.checked:
+            return True
+        assert found.path is not None
+        if unit.seed is None:
+            config = self.benchmark.config(unit.task)
+            if found.state == 'done' and chosen_of(found.path, config) is None:
+                self.say(f'{unit.name}: {found.path}/chosen.json is missing or damaged')
+                return False
+        else:
+            why = read_failure(unit.folder) if found.state == 'failed' else None
+            row = (
+                self._failed_row(unit, why, {})
+                if why
+                else row_of(found.path, unit.task, self.benchmark.name, self._asked(unit))
+            )
+            if row is None:
+                self.say(f'{unit.name}: {found.path}/result.json is missing or damaged')
+                return False
+            if not self.told.tells(row):
+                self.say(f'{unit.name}: its row was lost; told again from {found.path}')
+                config = self.benchmark.config(unit.task)
+                self.told.add(replace(row, weights=self._weights(config)) if why else row)
+        self.checked.add(unit.folder)
+        return True
+
     def _work(self, unit: Unit, found: Found, config: RunConfig, why: dict[str, str] | None) -> str:
         """Takes a unit and does it, or records at once why it can't be done."""
         claim = take(unit.folder, found)
@@ -117,7 +146,7 @@ class Runner:
             return 'busy'
         try:
             if why is None:
-                why = self._try(unit, claim, config)
+                why = self._try(unit, claim, config, anew=found.state == 'done')
             if why is not None and claim.held():
                 self._fail(unit, claim, why)
         except BaseException as error:
@@ -129,10 +158,18 @@ class Runner:
             self.say(f'{unit.name}: taken over by another process')
         return 'worked'
 
-    def _try(self, unit: Unit, claim: Claim, config: RunConfig) -> dict[str, str] | None:
-        """Runs a unit in its directory; returns why it failed, None where it did not."""
+    def _try(
+        self, unit: Unit, claim: Claim, config: RunConfig, anew: bool
+    ) -> dict[str, str] | None:
+        """Runs a unit in its directory; returns why it failed, None where it did not.
+
+        `anew` says that it was done, and that what it ended with is damaged.
+        """
         self.say(f'== {self.benchmark.run.method}, {unit.name}')
         try:
+            if anew:
+                for name in ('result.json', 'chosen.json'):
+                    (claim.directory / name).unlink(missing_ok=True)
             _settle(config, claim)
             if unit.seed is None:
                 search(config, claim.directory, quiet=self.quiet)
@@ -159,22 +196,26 @@ class Runner:
         write_json(claim.directory / 'failed.json', why)
         if unit.seed is None:
             return
+        weights = self._weights(self.benchmark.config(unit.task))
+        rows.append(self.root / 'rows', self._failed_row(unit, why, weights))
+
+    def _failed_row(self, unit: Unit, why: dict[str, str], weights: dict[str, Any]) -> rows.Row:
+        assert unit.seed is not None
         config = self.benchmark.config(unit.task)
-        row = rows.Row(
+        return rows.Row(
             task=unit.task,
             method=config.method,
             backbone=config.backbone,
             seed=unit.seed,
             benchmark=self.benchmark.name,
             options=options_of(config.to_dict()),
-            weights=self._weights(config),
+            weights=weights,
             hyperparameters=self._asked(unit),
             trained_on=config.train_on,
             status='failed',
             reason=why['reason'],
             finished=why['finished'],
         )
-        rows.append(self.root / 'rows', row)
 
     def _asked(self, unit: Unit) -> dict[str, Any]:
         """Returns a row's hyperparameters: what was asked for, not what the search chose."""
@@ -198,8 +239,10 @@ class Runner:
         folder = unit.folder.with_name(SEARCH)
         state = look(folder, self.dead_seconds).state
         if state == 'done':
-            chosen = read_json(folder / 'run' / 'chosen.json')
-            return {name: chosen[name] for name in _HYPER if name in chosen}
+            chosen = chosen_of(folder / 'run', config)
+            if chosen is None:  # damaged since this process looked: the search does it again
+                self.checked.discard(folder)
+            return chosen
         if state == 'failed' and not self._again(Unit(unit.task, None, folder)):
             saved = read_failure(folder)
             return {'kind': _NOT_CHOSEN, 'reason': f'search: {saved["reason"]}'} if saved else None
@@ -237,7 +280,10 @@ class Runner:
 def _settle(config: RunConfig, claim: Claim) -> None:
     """Makes a unit's directory ready: what an earlier attempt left is kept where it can go on."""
     path = claim.directory / 'failed.json'
-    failed = read_json(path)
+    try:
+        failed = read_json(path)
+    except ValueError:  # damaged; what it said shows again
+        failed = None
     if failed is not None and failed['kind'] in _LASTING:
         claim.clear()
     path.unlink(missing_ok=True)

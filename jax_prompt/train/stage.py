@@ -17,7 +17,7 @@ class Unconverged(RuntimeError):
 
 
 class NonFiniteLoss(FloatingPointError):
-    """The loss became NaN or infinite; the last checkpoint before it is kept."""
+    """A loss, a logit or a trained weight became NaN or infinite; the last checkpoint is kept."""
 
 
 class Streamed(Protocol):
@@ -99,6 +99,8 @@ class Fit:
       seconds: training time, over all resumptions, compilation and validation included.
       images_per_second: median over epochs, so that compilation does not count.
       earlier_seconds: what of `seconds` was spent before this process.
+      step: optimizer steps done, the number of the checkpoint that holds the trees.
+      cores: numbers of cores that its steps ran on; several where it was gone on with elsewhere.
     """
 
     trainable: Tree
@@ -109,3 +111,5 @@ class Fit:
     seconds: float = 0.0
     images_per_second: float = 0.0
     earlier_seconds: float = 0.0
+    step: int = 0
+    cores: tuple[int, ...] = ()
