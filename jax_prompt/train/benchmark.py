@@ -205,7 +205,7 @@ def show(stands: Sequence[Standing]) -> str:
 def read_failure(folder: Path) -> dict[str, str] | None:
     """Returns why a unit failed, {'kind', 'reason', 'finished'}; None where it has not."""
     try:
-        return read_json(folder / 'failed' / 'failed.json')
+        return read_json(folder / 'failed' / 'failed.json', f'remove {folder} and start again')
     except FileNotFoundError:  # taken by another process just now, to be done again
         return None
 
