@@ -22,7 +22,7 @@ MAX_OPCODES = 2**21
 MAX_BYTES = 256 * 2**20  # of a pickle, which holds names and shapes only
 _MAX_TEXT = 2**20  # bytes of one text
 _MAX_BITS = 2048  # of a number
-_MAX_WORK = 2**24  # items and characters that are handed to functions
+_MAX_WORK = 2**21  # items and characters that are handed to functions
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
