@@ -80,6 +80,8 @@ def _place(stream: IO[bytes], info: zipfile.ZipInfo, length: int) -> Entry:
         raise ValueError(f"its member '{name}' is encrypted")
     if stored and info.file_size != info.compress_size:
         raise ValueError(f"its member '{name}' has two sizes")
+    if not 0 <= info.header_offset < length:
+        raise ValueError(f"its member '{name}' lies outside the file")
     stream.seek(info.header_offset)
     header = stream.read(30)
     if len(header) != 30 or header[:4] != b'PK\x03\x04':

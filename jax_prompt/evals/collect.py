@@ -56,7 +56,10 @@ def from_workdir(workdir: str | Path, task: str = '', benchmark: str = '') -> Ro
     result = load_object(path, way_out, _NEEDED)
     config = load_object(Path(workdir) / 'config.json', 'put it back from a copy', _CONFIGURED)
     ended = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    return from_result(result, config, task, benchmark, ended.isoformat(timespec='seconds'))
+    try:
+        return from_result(result, config, task, benchmark, ended.isoformat(timespec='seconds'))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f'{path} and the config.json beside it make no row: {error}') from error
 
 
 def from_result(

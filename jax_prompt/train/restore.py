@@ -111,7 +111,7 @@ def restore(workdir: str | Path) -> Restored:
     workdir = Path(workdir)
     if not (workdir / 'config.json').exists():
         raise FileNotFoundError(f'{workdir} holds no run; give a --workdir of launch/train.py')
-    config = resolve(load_object(workdir / 'config.json', 'put it back from a copy'))
+    config = read_config(workdir / 'config.json')
     config = replace(config, engine=replace(config.engine, num_devices=1, fsdp=1))
     if not (workdir / 'result.json').exists():
         raise ValueError(f'the run in {workdir} is not finished; start it again to go on')
@@ -139,6 +139,20 @@ def restore(workdir: str | Path) -> Restored:
     if not config.train_prompts and prototypes.exists():
         frozen = _frozen_prompts(frozen, prototypes, program)
     return Restored(config, result, program, weights, frozen)
+
+
+def read_config(path: Path) -> RunConfig:
+    """Reads the configuration that a run saved.
+
+    Raises:
+      ValueError: it is damaged, or holds what this version does not allow; names the file.
+    """
+    way_out = 'put it back from a copy'
+    values = load_object(path, way_out)
+    try:
+        return resolve(values)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise ValueError(f'{path} holds no configuration ({error}): {way_out}') from error
 
 
 def _same_weights(result: dict[str, Any], identity: Any, workdir: Path) -> None:

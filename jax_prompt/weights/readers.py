@@ -15,6 +15,7 @@ import numpy as np
 from jax_prompt.core.archive import list_entries
 from jax_prompt.core.mapped import dtype_of, map_bytes, release
 from jax_prompt.core.npz import list_arrays, read_array
+from jax_prompt.weights.pickle_machine import excerpt
 from jax_prompt.weights.torch_file import TorchFile
 from jax_prompt.weights.unpickler import TensorRef
 
@@ -110,12 +111,12 @@ def read(path: str | Path, most: int | None = None) -> Contents:
     except Exception as error:  # what damaged bytes may raise elsewhere has no end
         text = f'{type(error).__name__}: {str(error)[:200]}'
         raise ValueError(f'{path} is damaged ({text}); download it again') from error
-    long = next((name for name in contents.tensors if len(name) > _MAX_NAME), None)
-    if long is not None:
-        raise ValueError(
-            f"{path}: a name has {len(long)} characters, '{long[:40]}...'; at most {_MAX_NAME} are "
-            f'read. The file is damaged or no checkpoint'
-        )
+    for name in contents.tensors:
+        if len(name) > _MAX_NAME or not name.isprintable():
+            raise ValueError(
+                f'{path}: a name is {excerpt(name)}, {len(name)} characters; at most {_MAX_NAME} '
+                f'are read, all of them printable. The file is damaged or no checkpoint'
+            )
     return contents
 
 
