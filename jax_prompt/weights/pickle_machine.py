@@ -107,7 +107,7 @@ class Machine:
             if count > MAX_OPCODES:
                 raise Refused(f'its pickle has more than {MAX_OPCODES} opcodes')
             name = opcode.name
-            if name in _PUTS and not 0 <= argument <= place:
+            if name in _PUTS and not 0 <= (argument or 0) <= (place or 0):
                 # An honest pickle numbers an object by those before it.
                 raise Refused(f'its pickle numbers an object {argument} at byte {place}')
             if name in _VALUES:
