@@ -21,6 +21,7 @@ from jax_prompt.train.config import RunConfig, resolve
 from jax_prompt.train.prototypes import prototypes_path
 from jax_prompt.train.splits import load_split, open_data
 from jax_prompt.train.step import Program, TrainState, make_logits
+from jax_prompt.train.workdir import RESULT_AGAIN
 
 _NEEDED = ('classes', 'weights', 'trained_on', 'checkpoint')  # of result.json, to restore a run
 _AGAIN = (
@@ -115,7 +116,7 @@ def restore(workdir: str | Path) -> Restored:
     config = replace(config, engine=replace(config.engine, num_devices=1, fsdp=1))
     if not (workdir / 'result.json').exists():
         raise ValueError(f'the run in {workdir} is not finished; start it again to go on')
-    result = load_object(workdir / 'result.json', _AGAIN, _NEEDED)
+    result = load_object(workdir / 'result.json', RESULT_AGAIN, _NEEDED)
     if (workdir / 'pruned.json').exists():
         pruned = load_object(workdir / 'pruned.json', _AGAIN, ('kept',))
         config = replace(config, tuner={**config.tuner, 'kept': pruned['kept']})

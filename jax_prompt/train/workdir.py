@@ -12,6 +12,9 @@ from jax_prompt.train.log import write_json
 # A run may go on with other devices than it began with, and other checkpoints.
 _FREE = ('engine.num_devices', 'engine.fsdp', 'engine.checkpoint_seconds')
 
+# The way out of a damaged result.json.
+RESULT_AGAIN = 'remove it and start launch/train.py again: it is made anew from the last checkpoint'
+
 
 def claim(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
     """Takes a run directory for a configuration; returns its result if it is finished.
@@ -42,8 +45,7 @@ def _claim(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(path, mine)
     result = workdir / 'result.json'
-    way_out = 'remove it and start launch/train.py again: it is made anew from the last checkpoint'
-    return load_object(result, way_out) if result.exists() else None
+    return load_object(result, RESULT_AGAIN) if result.exists() else None
 
 
 def _holds_something(workdir: Path) -> bool:
