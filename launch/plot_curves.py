@@ -6,10 +6,10 @@ Runs of one task share a panel. Needs matplotlib: pip install 'jax-prompt[quicks
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from jax_prompt.core.json_file import load_object
 from jax_prompt.train.log import read_metrics
 
 Run = tuple[dict[str, Any], list[dict[str, Any]]]
@@ -34,7 +34,8 @@ def load_run(workdir: Path) -> Run:
         )
     rows = read_metrics(workdir / 'metrics.jsonl')
     epochs = [r for r in rows if r.get('kind') == 'epoch' and r.get('stage') == 'train']
-    return json.loads(path.read_text(encoding='utf-8')), epochs
+    way_out = 'remove it and start launch/train.py again: it is made anew from the last checkpoint'
+    return load_object(path, way_out), epochs
 
 
 def task_of(result: dict[str, Any]) -> str:

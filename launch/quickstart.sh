@@ -35,6 +35,19 @@ bin="$(cd "$venv/bin" && pwd)"
 # Huge pages save page faults where the system gives them (Linux); elsewhere nobody reads this.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
+# A signal to this script ends what it started: each task is a process group of its own (set -m).
+groups=()
+stop() {
+  trap - INT TERM HUP
+  for group in ${groups[@]+"${groups[@]}"}; do
+    kill -TERM -- "-$group" 2>/dev/null || true
+  done
+  exit "$1"
+}
+trap 'stop 130' INT
+trap 'stop 143' TERM
+trap 'stop 129' HUP
+
 # Starting and compiling use one core: the tasks run side by side, each on a core of its own where
 # the system can say so (Linux), their methods one after the other.
 cores=($("$bin/python" -c 'import os
@@ -60,10 +73,14 @@ tune() {
 
 methods=(linear vpt_deep spt_deep dvpt_deep lion)
 mkdir -p "$runs"
+set -m
 tune digits 0 &
 first=$!
+groups+=("$first")
 tune orientation 1 &
 second=$!
+groups+=("$second")
+set +m
 failed=0
 wait "$first" || failed=1
 wait "$second" || failed=1

@@ -8,10 +8,10 @@ API, 'train[:800]' for example, names the same examples.
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from jax_prompt.core.files import temporary_folder
 from jax_prompt.data.tfrecord import read_records
 
 _FROM, _TO = 'tfrecord', 'array_record'
@@ -55,8 +55,8 @@ def convert(
     if final.resolve() == folder.resolve():
         raise ValueError(f'{final} is the folder itself; name another data_dir')
     final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.convert_', dir=data_dir) as temporary:
-        made = Path(temporary) / final.name
+    with temporary_folder(data_dir, '.convert_') as temporary:
+        made = temporary / final.name
         made.mkdir()
         shards: set[str] = set()
         for split in info.splits.values():

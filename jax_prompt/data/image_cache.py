@@ -157,7 +157,7 @@ def _find(described: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         why = f'{file.name} is not what it was'
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = str(error) or type(error).__name__
     _LOG.warning('%s: made anew, since %s', described, why)
     return None

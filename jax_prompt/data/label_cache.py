@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jax_prompt.core.files import whole_file
+from jax_prompt.core.npz import read_npy
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1  # of the label rules: a change that changes labels counts it up
@@ -38,10 +39,10 @@ def cached_labels(
     key = hashlib.sha256(f'{_VERSION} {count} {what}'.encode()).hexdigest()[:32]
     path = folder / _FOLDER / f'{key}.npy'
     try:
-        labels = np.load(path, allow_pickle=False)
+        labels = read_npy(path)
         if labels.shape == (count,) and labels.dtype == np.int32:
             return labels
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError):
         pass  # not there, or damaged: written anew
     labels = read()
     try:

@@ -6,12 +6,11 @@ bytes[offset[i]:offset[i + 1]]), `label` (int32 [n]), `split` (uint8 [n]: 0 trai
 read.
 """
 
-import struct
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from jax_prompt.core.npz import Member, list_arrays, read_array
 from jax_prompt.data.decode import decode_image
 from jax_prompt.data.split import Source, Split, make_source
 from jax_prompt.data.subsets import complete
@@ -71,16 +70,14 @@ def open_packed(path: Path, val_fraction: float, test_fraction: float, seed: int
 def _read(path: Path) -> tuple[dict[str, np.ndarray], int]:
     """Returns the arrays, and the CRC-32 of `bytes`, which the archive holds."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            infos = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
-        missing = sorted(_KINDS.keys() - infos.keys())
+        members = list_arrays(path)
+        missing = sorted(_KINDS.keys() - members.keys())
         if missing:
             raise ValueError(f'members {missing} are missing; a pack has {sorted(_KINDS)}')
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in _KINDS if name != 'bytes'}
-            stored = infos['bytes'].compress_type == zipfile.ZIP_STORED
-            arrays['bytes'] = _map(path, infos['bytes']) if stored else archive['bytes']
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, struct.error) as error:
+        arrays = {name: read_array(path, members[name]) for name in _KINDS if name != 'bytes'}
+        images = members['bytes']
+        arrays['bytes'] = _map(path, images) if images.entry.stored else read_array(path, images)
+    except (OSError, ValueError) as error:
         raise ValueError(f'{path}: not a readable pack: {error}') from error
     for name, kinds in _KINDS.items():
         array = arrays[name]
@@ -91,27 +88,15 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], int]:
             )
     if arrays['bytes'].dtype != np.uint8:
         raise ValueError(f'{path}: bytes is {arrays["bytes"].dtype}; wanted uint8')
-    return arrays, infos['bytes'].CRC
+    return arrays, images.entry.crc
 
 
-def _map(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
+def _map(path: Path, member: Member) -> np.ndarray:
     """Maps an uncompressed member of the archive; nothing is read until it is used."""
-    with path.open('rb') as file:
-        file.seek(info.header_offset)
-        header = file.read(30)  # fixed part of a zip's local header; two lengths end it
-        name_length, extra_length = struct.unpack('<HH', header[26:30])
-        file.seek(name_length + extra_length, 1)
-        version = np.lib.format.read_magic(file)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read is None:
-            raise ValueError(f'{info.filename} has npy version {version}; allowed: 1.0, 2.0')
-        shape, _, dtype = read(file)
-        if dtype.hasobject or not np.prod(shape):
-            raise ValueError(f'{info.filename} is empty or holds objects')
-        return np.memmap(path, dtype, 'r', offset=file.tell(), shape=shape)
+    if not member.nbytes:
+        raise ValueError(f"array '{member.entry.name}' is empty")
+    start = member.entry.start + member.head
+    return np.memmap(path, member.dtype, 'r', offset=start, shape=member.shape)
 
 
 def _check(path: Path, data: np.ndarray, offset: np.ndarray, labels, membership) -> None:

@@ -1,9 +1,11 @@
 """What of a task's data is there, and what to do about what is not."""
 
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from jax_prompt.core.files import own_temporaries
 from jax_prompt.data.drawn import parse_subset
 from jax_prompt.data.sources import open_source
 from jax_prompt.data.task import Rule, Task
@@ -69,9 +71,11 @@ def prepare(name: str, data_dir: str | None) -> Path:
     import tensorflow_datasets as tfds
 
     root = data_root(data_dir)
-    builder = tfds.builder(spec, data_dir=root, file_format='array_record')
     try:
-        builder.download_and_prepare()
+        # TFDS makes a folder in the temporary one for each builder and leaves it there.
+        with tempfile.TemporaryDirectory() as folder, own_temporaries(Path(folder)):
+            builder = tfds.builder(spec, data_dir=root, file_format='array_record')
+            builder.download_and_prepare()
     except ImportError as error:
         raise ValueError(
             f'preparing {name} needs a package that is missing ({error}): '

@@ -9,13 +9,13 @@ import contextlib
 import io
 import os
 import re
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jax_prompt.core.files import own_temporaries, temporary_folder
 from jax_prompt.data.decode import decode_image
 from jax_prompt.data.labels import LabelRule
 from jax_prompt.data.labels import stored as stored_label
@@ -84,15 +84,15 @@ def prepare_own(name: str, data_dir: str | None = None) -> Path:
     if (final / _INFO).is_file():
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.prepare_', dir=root) as temporary:
+    with temporary_folder(root, '.prepare_') as temporary, own_temporaries(temporary):
         chosen = {'config': task} if task else {}
-        builder = builder_class(data_dir=temporary, file_format='array_record', **chosen)
+        builder = builder_class(data_dir=str(temporary), file_format='array_record', **chosen)
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         tfds.disable_progress_bar()  # a second of work
         with contextlib.redirect_stdout(io.StringIO()):  # it announces its temporary folder
             builder.download_and_prepare(download_config=config)
         try:
-            os.rename(Path(temporary) / relative, final)
+            os.rename(temporary / relative, final)
         except OSError:
             if not (final / _INFO).is_file():  # another process was first, else an error
                 raise

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from jax_prompt.core.json_file import load_object
 from jax_prompt.evals.rows import Row
 from jax_prompt.methods import get_method
 
@@ -21,6 +22,17 @@ _NEUTRAL = {
         *('num_devices', 'fsdp', 'min_converged', 'on_unconverged'),
     ),
 }
+# What a row takes from result.json as it is; what else it needs of it, and of config.json.
+_SAME = (
+    *('method', 'backbone', 'seed', 'trained_on', 'num_trainable', 'num_trainable_head'),
+    *('images_per_second', 'peak_memory_mb', 'versions', 'machine'),
+)
+_NEEDED = (
+    *_SAME,
+    *('data', 'data_fingerprint', 'weights', 'seconds_total'),
+    *('test_accuracy', 'test_accuracy_best_val'),
+)
+_CONFIGURED = ('method', 'tuner', 'transform')
 
 
 def from_workdir(workdir: str | Path, task: str = '', benchmark: str = '') -> Row:
@@ -40,10 +52,14 @@ def from_workdir(workdir: str | Path, task: str = '', benchmark: str = '') -> Ro
         raise FileNotFoundError(
             f'{path} is missing: the run is not finished; start launch/train.py again on {workdir}'
         )
-    result = json.loads(path.read_text(encoding='utf-8'))
-    config = json.loads((Path(workdir) / 'config.json').read_text(encoding='utf-8'))
+    way_out = 'remove it and start launch/train.py again: it is made anew from the last checkpoint'
+    result = load_object(path, way_out, _NEEDED)
+    config = load_object(Path(workdir) / 'config.json', 'put it back from a copy', _CONFIGURED)
     ended = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    return from_result(result, config, task, benchmark, ended.isoformat(timespec='seconds'))
+    try:
+        return from_result(result, config, task, benchmark, ended.isoformat(timespec='seconds'))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f'{path} and the config.json beside it make no row: {error}') from error
 
 
 def from_result(
@@ -70,10 +86,6 @@ def from_result(
             f'the run on {result["data"]!r} has no test accuracy; give its data a test split, or '
             'set input.test_fraction'
         )
-    same = (
-        *('method', 'backbone', 'seed', 'trained_on', 'num_trainable', 'num_trainable_head'),
-        *('images_per_second', 'peak_memory_mb', 'versions', 'machine'),
-    )
     return Row(
         task=task or result['data'],
         benchmark=benchmark,
@@ -86,7 +98,7 @@ def from_result(
         accuracy_best_val=result['test_accuracy_best_val'],
         seconds=result['seconds_total'],
         finished=finished,
-        **{name: result[name] for name in same},
+        **{name: result[name] for name in _SAME},
     )
 
 

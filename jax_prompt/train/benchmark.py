@@ -210,7 +210,7 @@ def read_failure(folder: Path) -> dict[str, str] | None:
     record of it is damaged.
     """
     try:
-        saved = read_json(folder / 'failed' / 'failed.json')
+        saved = read_json(folder / 'failed' / 'failed.json', f'remove {folder} and start again')
     except (FileNotFoundError, ValueError):
         return None
     whole = isinstance(saved, dict) and {'kind', 'reason', 'finished'} <= saved.keys()

@@ -21,16 +21,14 @@ twice, but it is never lost, and two processes never end one directory.
 
 import contextlib
 import os
-import re
-import secrets
 import shutil
-import socket
 import tempfile
 import threading
-from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
+
+from jax_prompt.core.files import remove_left
+from jax_prompt.core.owner import is_gone, new_owner
 
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 120.0  # more than what a network file system may keep old times for
@@ -58,7 +56,7 @@ class Found(NamedTuple):
 
 
 def look(unit: Path, dead_seconds: float = DEAD_SECONDS) -> Found:
-    """Returns how a unit is found.
+    """Returns how a unit is found. A sign that is dated in the future is dated anew.
 
     Args:
       unit: its folder.
@@ -75,6 +73,12 @@ def look(unit: Path, dead_seconds: float = DEAD_SECONDS) -> Found:
         # A directory without the file is what a former owner's last write left behind.
         with contextlib.suppress(FileNotFoundError):
             age = _now(unit.parent) - (unit / name / _BEAT).stat().st_mtime
+            if age < -dead_seconds:
+                # A clock was wrong. Counted from now, a dead owner's sign grows old as any other; a
+                # living owner gives the next sign in seconds.
+                with contextlib.suppress(OSError):
+                    os.utime(unit / name / _BEAT)
+                    age = 0.0
             return Found('free' if _gone(name, age, dead_seconds) else 'busy', unit / name, age)
     # Between two names it is seen under neither.
     return Found('busy' if names else 'new')
@@ -144,11 +148,12 @@ def take(unit: Path, found: Found, beat_seconds: float = BEAT_SECONDS) -> Claim 
 
     What a former owner left in the directory is there, whole.
     """
-    owner = f'{_host()}-{os.getpid()}-{secrets.token_hex(4)}'
+    owner = new_owner()
     mine = unit / f'{_MARK}{owner}'
     made = unit.with_name(f'.{unit.name}.{owner}')
     try:
         if found.path is None:
+            remove_left(unit.parent, f'.{unit.name}.', '')
             (made / mine.name).mkdir(parents=True)
             (made / mine.name / _BEAT).touch()
             os.rename(made, unit)  # fails where there is one with something in it
@@ -162,30 +167,10 @@ def take(unit: Path, found: Found, beat_seconds: float = BEAT_SECONDS) -> Claim 
     return Claim(unit, mine, beat_seconds)
 
 
-@cache
-def _host() -> str:
-    """Names this machine since its start, and the set of processes that this one can see."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(Path('/proc/sys/kernel/random/boot_id').read_text(encoding='ascii'))
-        parts.append(os.readlink('/proc/self/ns/pid'))
-    name = re.sub(r'[^A-Za-z0-9]+', '', parts[0])[:24]
-    return f'{name}-{sha256(repr(parts).encode()).hexdigest()[:8]}'
-
-
 def _gone(name: str, age: float, dead_seconds: float) -> bool:
     if age > dead_seconds:
         return True
-    host, pid, _ = name.removeprefix(_MARK).rsplit('-', 2)
-    if host != _host() or os.name != 'posix':
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return is_gone(name.removeprefix(_MARK))
 
 
 def _now(folder: Path) -> float:

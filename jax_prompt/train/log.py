@@ -1,36 +1,67 @@
 """What a run says: lines of metrics.jsonl, and progress on the terminal."""
 
 import json
+import logging
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from jax_prompt.core.files import whole_file
+from jax_prompt.core.json_file import load_object
 from jax_prompt.train.distributed import from_primary, is_primary
+
+_LOG = logging.getLogger(__name__)
+_ROW = {'kind', 'stage', 'epoch'}  # what every row of metrics.jsonl has
+_WAY_OUT = 'remove it and start again; it is written anew'
 
 
 def append_metrics(path: Path, row: dict[str, Any]) -> None:
     """Appends a row to metrics.jsonl, whole or not at all; process 0 of several does it."""
     if not is_primary():
         return
-    with open(path, 'a', encoding='utf-8') as file:
-        file.write(json.dumps(row) + '\n')
+    with open(path, 'ab+') as file:
+        torn = file.tell() > 0 and not _ends_a_line(file)
+        file.write((('\n' if torn else '') + json.dumps(row) + '\n').encode())
         file.flush()
 
 
+def _ends_a_line(file: IO[bytes]) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b'\n'
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Reads the rows of metrics.jsonl; a last line that a kill cut short is left out."""
+    """Reads the rows of metrics.jsonl.
+
+    A damaged line is left out and named; the lines after it are read. A last line that a kill cut
+    short is left out without a word.
+    """
     if not Path(path).exists():
         return []
-    rows = []
-    for line in Path(path).read_text(encoding='utf-8').splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    *lines, rest = Path(path).read_bytes().split(b'\n')
+    rows, damaged = [], []
+    for number, line in enumerate([*lines, rest] if rest else lines, 1):
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif number <= len(lines):
+            damaged.append(number)
+    if damaged:
+        shown = ', '.join(map(str, damaged[:5])) + (', ...' if len(damaged) > 5 else '')
+        _LOG.warning('%s: damaged and left out: line %s', path, shown)
     return rows
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """Returns the row of a line; None where it holds none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and row.keys() >= _ROW else None
 
 
 def rewrite_metrics(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
@@ -55,11 +86,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
 
 
-def read_json(path: Path) -> Any:
-    """Returns the value of a JSON file, None where there is none; process 0 reads it for all."""
-    return from_primary(
-        lambda: json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
-    )
+def read_json(path: Path, way_out: str = _WAY_OUT) -> Any:
+    """Returns the object of a JSON file, None where there is none; process 0 reads it for all.
+
+    Args:
+      path: the file.
+      way_out: what the reader of an error can do.
+
+    Raises:
+      ValueError: it is damaged; names the file.
+    """
+    return from_primary(lambda: load_object(path, way_out) if path.exists() else None)
 
 
 class Progress:

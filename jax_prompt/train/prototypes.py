@@ -1,6 +1,7 @@
 """A run's calibrated prompts: built once from the task's own data, and kept in its directory."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 
 from jax_prompt.core.files import whole_file
+from jax_prompt.core.npz import read_npz
 from jax_prompt.core.tree import Tree
 from jax_prompt.train.calibrate import prototypes
 from jax_prompt.train.config import RunConfig
@@ -16,6 +18,8 @@ from jax_prompt.train.parallel import SharedStream
 from jax_prompt.train.splits import load_split, open_data
 from jax_prompt.train.step import Program
 from jax_prompt.train.tokens import BackboneTokens, StreamedImages
+
+_LOG = logging.getLogger(__name__)
 
 
 def prototypes_path(config: RunConfig, workdir: Path) -> Path:
@@ -44,7 +48,9 @@ def run_prototypes(
     tuner, spec = program.classifier.tuner, program.classifier.spec
     layers, count = len(tuner.prompt_layers(spec)), tuner.prompt_length
     prompts, report = np.zeros(0, np.float32), dict[str, Any]()
-    if not from_primary(path.exists):
+    if (saved := from_primary(lambda: _is_whole(path))) and is_primary():
+        prompts, report = _read(path)
+    if not saved:
         if config.calibrate_data:
             other = open_data(config, config.calibrate_data).splits['train']
             images = load_split(config, other, program.image_size).data
@@ -58,8 +64,22 @@ def run_prototypes(
         if is_primary():
             with whole_file(path) as file:
                 np.savez(file, prompts=prompts, report=json.dumps(report))
-    elif is_primary():
-        with np.load(path, allow_pickle=False) as saved:
-            prompts, report = saved['prompts'], json.loads(str(saved['report']))
     shape = from_primary(lambda: prompts.shape)
     return share(prompts, np.zeros(shape, np.float32)), report
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether prompts lie there; damaged ones are named and built again, to the same values."""
+    try:
+        _read(path)
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        _LOG.warning('%s', error)
+        return False
+    return True
+
+
+def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    saved = read_npz(path, ('prompts', 'report'), way_out='the prompts are built again')
+    return saved['prompts'], json.loads(str(saved['report']))

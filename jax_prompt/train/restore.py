@@ -1,6 +1,5 @@
 """From a finished run directory back to a classifier: for evaluation and prediction."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_prompt.core.json_file import load_object
+from jax_prompt.core.npz import read_npz
 from jax_prompt.core.tree import Tree, merge, unstack_layers
 from jax_prompt.data.decode import decode_image
 from jax_prompt.data.sources import Split
@@ -21,6 +22,13 @@ from jax_prompt.train.prototypes import prototypes_path
 from jax_prompt.train.result import measured_hash
 from jax_prompt.train.splits import load_split, open_data
 from jax_prompt.train.step import Program, TrainState, make_logits
+from jax_prompt.train.workdir import RESULT_AGAIN
+
+_NEEDED = ('classes', 'weights', 'trained_on', 'checkpoint')  # of result.json, to restore a run
+_AGAIN = (
+    'remove it and result.json, and start launch/train.py again: both are made anew from the last '
+    'checkpoint'
+)
 
 
 @dataclass(frozen=True)
@@ -109,13 +117,13 @@ def restore(workdir: str | Path) -> Restored:
     workdir = Path(workdir)
     if not (workdir / 'config.json').exists():
         raise FileNotFoundError(f'{workdir} holds no run; give a --workdir of launch/train.py')
-    config = resolve(json.loads((workdir / 'config.json').read_text(encoding='utf-8')))
+    config = read_config(workdir / 'config.json')
     config = replace(config, engine=replace(config.engine, num_devices=1, fsdp=1))
     if not (workdir / 'result.json').exists():
         raise ValueError(f'the run in {workdir} is not finished; start it again to go on')
-    result = json.loads((workdir / 'result.json').read_text(encoding='utf-8'))
+    result = load_object(workdir / 'result.json', RESULT_AGAIN, _NEEDED)
     if (workdir / 'pruned.json').exists():
-        pruned = json.loads((workdir / 'pruned.json').read_text(encoding='utf-8'))
+        pruned = load_object(workdir / 'pruned.json', _AGAIN, ('kept',))
         config = replace(config, tuner={**config.tuner, 'kept': pruned['kept']})
     if config.search and config.search_num_prompts:
         config = replace(config, num_prompts=result['num_prompts'])
@@ -171,6 +179,20 @@ def _measured(result: dict[str, Any], workdir: Path, like: Tree) -> Tree:
         checkpoints.close()
 
 
+def read_config(path: Path) -> RunConfig:
+    """Reads the configuration that a run saved.
+
+    Raises:
+      ValueError: it is damaged, or holds what this version does not allow; names the file.
+    """
+    way_out = 'put it back from a copy'
+    values = load_object(path, way_out)
+    try:
+        return resolve(values)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise ValueError(f'{path} holds no configuration ({error}): {way_out}') from error
+
+
 def _same_weights(result: dict[str, Any], identity: Any, workdir: Path) -> None:
     asked = (result['weights'] or {}).get('sha256')
     found = identity.sha256 if identity else None
@@ -182,6 +204,5 @@ def _same_weights(result: dict[str, Any], identity: Any, workdir: Path) -> None:
 
 
 def _frozen_prompts(frozen: Tree, path: Path, program: Program) -> Tree:
-    with np.load(path, allow_pickle=False) as saved:
-        prompts = saved['prompts']
+    prompts = read_npz(path, ('prompts',), way_out=_AGAIN)['prompts']
     return {**frozen, 'tuner': program.classifier.tuner.calibrated(frozen['tuner'], prompts)}

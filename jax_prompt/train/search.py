@@ -27,6 +27,7 @@ from jax_prompt.train.sizing import Population, choose_size
 from jax_prompt.train.stage import Fit, NonFiniteLoss, Stage, Unconverged
 
 Row = dict[str, Any]
+_AGAIN = "remove the run's folder 'search' and start again: the search begins anew"
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Search:
     def _plan(self) -> int:
         """Returns how many train side by side; what an earlier process chose stays."""
         path = self.folder / 'plan.json'
-        if (saved := read_json(path)) is not None:
+        if (saved := read_json(path, _AGAIN)) is not None:
             return saved['members']
         # What holds of those with most prompts holds of the others.
         names = self._pools(list(self.candidates))[-1]
@@ -154,7 +155,7 @@ class Search:
     def _rung(self, epoch: int, names: list[str]) -> list[str]:
         """Trains to a rung and drops the worse candidates there; returns those that go on."""
         path = self.folder / 'rungs.json'
-        rungs = read_json(path) or {}
+        rungs = read_json(path, _AGAIN) or {}
         if str(epoch) not in rungs:
             self._train(names, epoch)
             vals = {n: self.fits[n].val_accuracy for n in names if n not in self.rows}

@@ -10,6 +10,7 @@ stage that starts again from that checkpoint lacks none, and comes to the same b
 it already wrote.
 """
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ import jax
 import numpy as np
 
 from jax_prompt.core.files import whole_file
+from jax_prompt.core.npz import read_npz
 from jax_prompt.core.tree import Tree, flatten, unflatten
 from jax_prompt.train.step import Program, TrainState
 
+_LOG = logging.getLogger(__name__)
 _NAME = re.compile(r'^epoch_(\d+)\.npz$')
 
 
@@ -37,12 +40,24 @@ def take_snapshot(directory: Path, every: int, program: Program, state: TrainSta
     epoch, inside = divmod(int(state.step), program.steps_per_epoch) if every else (0, 1)
     due = not inside and (epoch % every == 0 or epoch == program.epochs)
     path = directory / 'snapshots' / f'epoch_{epoch:04d}.npz'
-    if not due or path.exists() or jax.process_index():
+    if not due or jax.process_index() or _is_whole(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         arrays: dict[str, Any] = jax.tree.map(np.asarray, flatten(program.weights(state)))
         np.savez(file, **arrays)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a snapshot lies there; a damaged one is named and written again."""
+    try:
+        read_npz(path, way_out='it is written again')
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        _LOG.warning('%s', error)
+        return False
+    return True
 
 
 def find_snapshots(directory: str | Path) -> dict[int, Path]:
@@ -63,10 +78,10 @@ def load_snapshot(path: str | Path, like: Tree) -> Tree:
       The tree as it stood, numpy.
 
     Raises:
-      ValueError: other paths or shapes than those of `like`.
+      ValueError: the file is damaged, or has other paths or shapes than those of `like`.
     """
-    with np.load(path, allow_pickle=False) as saved:
-        flat = {name: saved[name] for name in saved.files}
+    way_out = 'remove it; only a training from the start writes it again'
+    flat = read_npz(Path(path), way_out=way_out)
     wanted = {name: np.shape(leaf) for name, leaf in flatten(like).items()}
     differs = [
         f'{name} is {flat[name].shape if name in flat else "missing"}, wanted '

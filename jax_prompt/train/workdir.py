@@ -4,12 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jax_prompt.core.json_file import load_object
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.distributed import from_primary
 from jax_prompt.train.log import write_json
 
 # A run may go on with other devices than it began with, and other checkpoints.
 _FREE = ('engine.num_devices', 'engine.fsdp', 'engine.checkpoint_seconds')
+
+# The way out of a damaged result.json.
+RESULT_AGAIN = 'remove it and start launch/train.py again: it is made anew from the last checkpoint'
 
 
 def claim(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
@@ -27,20 +31,27 @@ def _claim(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
     path = workdir / 'config.json'
     mine = json.loads(json.dumps(config.to_dict()))
     if path.exists():
-        theirs = json.loads(path.read_text(encoding='utf-8'))
+        way_out = 'put it back from a copy, or take another --workdir'
+        theirs = load_object(path, way_out)
         differs = _differences(theirs, mine)
         if differs:
             raise ValueError(
                 f'{workdir} holds a run of another configuration, which differs in '
                 f'{"; ".join(differs)}. Take another --workdir, or remove that one'
             )
-    elif workdir.exists() and any(workdir.iterdir()):
+    elif workdir.exists() and _holds_something(workdir):
         raise ValueError(f'{workdir} is not empty and holds no run; take another --workdir')
     else:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(path, mine)
     result = workdir / 'result.json'
-    return json.loads(result.read_text(encoding='utf-8')) if result.exists() else None
+    return load_object(result, RESULT_AGAIN) if result.exists() else None
+
+
+def _holds_something(workdir: Path) -> bool:
+    """Whether a directory without a configuration holds more than a killed first write of it."""
+    names = [path.name for path in workdir.iterdir()]
+    return any(not (n.startswith('config.json.') and n.endswith('.part')) for n in names)
 
 
 def _differences(theirs: Any, mine: Any, prefix: str = '') -> list[str]:

@@ -9,6 +9,7 @@ names decide (LayerNorm's epsilon, pooling). `report.identity` is what results c
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -67,7 +68,7 @@ def load_weights(
     family = FAMILIES[lookup(name).config.family]
     if format != 'auto' and format not in family.formats:
         raise ValueError(f"format '{format}' is unknown; allowed: {['auto', *family.formats]}")
-    contents = read(path)
+    contents = read(path, _most_bytes(family.leaf_shapes(lookup(name).config)))
     origin = _find_origin(contents, name, format, path, family)
     tensors, config = contents.tensors, origin.config
     matched = match_names(origin.table, tensors, str(path))
@@ -210,6 +211,16 @@ def _named(facts: Any, family: Family) -> str:
     alike = {a: c for a, c in ARCHITECTURES.items() if FAMILIES[c.family] is family}
     names = [arch for arch, config in alike.items() if family.facts_asked(config) == facts]
     return f' ({" or ".join(names)})' if names else ''
+
+
+def _most_bytes(shapes: Mapping[str, Any]) -> int:
+    """Returns what the compressed arrays of a file for a network may unpack to.
+
+    Four times its weights in float32 (an optimizer keeps two more of each), and 256 MB for heads
+    and for what has any size.
+    """
+    weights = sum(math.prod(n or 1 for n in shape) for shape in shapes.values())
+    return 4 * 4 * weights + 2**28
 
 
 def _sha256(path: Path) -> str:

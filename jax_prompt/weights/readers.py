@@ -5,8 +5,6 @@ pickles, safetensors by its own reader, torch files by `torch_file`.
 """
 
 import json
-import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from jax_prompt.core.mapped import dtype_of, map_bytes
+from jax_prompt.core.archive import list_entries
+from jax_prompt.core.mapped import dtype_of, map_bytes, release
+from jax_prompt.core.npz import list_arrays, read_array
+from jax_prompt.weights.pickle_machine import excerpt
 from jax_prompt.weights.torch_file import TorchFile
 from jax_prompt.weights.unpickler import TensorRef
 
@@ -42,7 +43,8 @@ _SAFETENSORS = {
     'U8': 'uint8',
     'BOOL': 'bool',
 }
-_MAX_BYTES = 2**36  # of one npz, unpacked
+_MAX_NAME = 512  # characters of an array's name
+_MAX_HEADER = 2**24  # bytes of a safetensors file's header
 _FORMATS = 'a .npz, .safetensors or torch (.pth, .pt, .bin, .pth.tar) file'
 
 # First bytes of what people have instead of a checkpoint -> what to do about it.
@@ -77,11 +79,13 @@ class Contents:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def read(path: str | Path) -> Contents:
+def read(path: str | Path, most: int | None = None) -> Contents:
     """Reads a checkpoint file of any supported kind.
 
     Args:
       path: the file.
+      most: bytes that the compressed arrays of an .npz may unpack to; None: what `core.archive`
+        allows. All else is mapped from the file and takes no memory until it is used.
 
     Returns:
       Its named arrays, in the dtypes of the file.
@@ -96,13 +100,34 @@ def read(path: str | Path) -> Contents:
         raise ValueError(f'{path} is a folder; give the checkpoint file in it: {_FORMATS}')
     if not path.is_file():
         raise FileNotFoundError(f'no checkpoint at {path}; give the path of {_FORMATS}')
+    try:
+        contents = _read(path, most)
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f'{path} is damaged: {error}') from error
+    except OSError as error:
+        raise ValueError(f'{path} is not readable: {error.strerror or error}') from error
+    except Exception as error:  # what damaged bytes may raise elsewhere has no end
+        text = f'{type(error).__name__}: {str(error)[:200]}'
+        raise ValueError(f'{path} is damaged ({text}); download it again') from error
+    for name in contents.tensors:
+        if len(name) > _MAX_NAME or not name.isprintable():
+            raise ValueError(
+                f'{path}: a name is {excerpt(name)}, {len(name)} characters; at most {_MAX_NAME} '
+                f'are read, all of them printable. The file is damaged or no checkpoint'
+            )
+    return contents
+
+
+def _read(path: Path, most: int | None) -> Contents:
     with path.open('rb') as stream:
         head = stream.read(512)
     size = path.stat().st_size
     if not head:
         raise ValueError(f'{path} is empty; download it again')
     if head.startswith(b'PK'):
-        return _read_zip(path)
+        return _read_zip(path, most)
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') <= size:
         return _read_safetensors(path)
     if head[257:262] == b'ustar':
@@ -118,59 +143,40 @@ def read(path: str | Path) -> Contents:
     raise ValueError(f'{path} is no checkpoint that is read here; supported: {_FORMATS}')
 
 
-def _read_zip(path: Path) -> Contents:
+def _read_zip(path: Path, most: int | None) -> Contents:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
-        raise ValueError(
-            f'{path} is truncated or damaged ({error}); download it again and compare its size'
-        ) from error
+        names = [entry.name for entry in list_entries(path)]
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}; download it again and compare its size') from error
     if names and all(name.endswith('.npy') for name in names):
-        return _read_npz(path)
+        return _read_npz(path, most)
     if any(name.endswith('/data.pkl') for name in names):
         return _read_torch(path)
     raise ValueError(
-        f'{path} is a zip archive, but neither npz nor torch: it holds {names[:5]}; if the '
-        f'checkpoint is in it, unpack it'
+        f'{path} is a zip archive, but neither npz nor torch: it holds '
+        f'{[name[:80] for name in names[:5]]}; if the checkpoint is in it, unpack it'
     )
 
 
-def _read_npz(path: Path) -> Contents:
-    total, tensors = 0, {}
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            name = entry.filename.removesuffix('.npy')
-            try:
-                total += _check_member(archive, entry)
-                if total > _MAX_BYTES:
-                    raise ValueError(f'it unpacks to more than {_MAX_BYTES} bytes')
-                with archive.open(entry) as stream:
-                    array = np.lib.format.read_array(stream, allow_pickle=False)
-            except (zipfile.BadZipFile, ValueError, EOFError, OSError, RuntimeError) as error:
-                raise ValueError(
-                    f"{path}: array '{name}' is not read: {error}. Only plain arrays are read; "
-                    f'a damaged file is to be downloaded again'
-                ) from error
+def _read_npz(path: Path, most: int | None) -> Contents:
+    tensors = {}
+    try:
+        members = list_arrays(path)
+        packed = sum(member.nbytes for member in members.values() if not member.entry.stored)
+        if most is not None and packed > most:
+            raise ValueError(
+                f'its arrays unpack to {packed} bytes, which is more than {most}, too many for '
+                f'this backbone'
+            )
+        for name, member in members.items():
+            array = read_array(path, member)
             tensors[name] = _bfloat16(array) if array.dtype == np.dtype('V2') else array
+            release(array)
+    except ValueError as error:
+        raise ValueError(
+            f'{path}: {error}. Only plain arrays are read; a damaged file is to be downloaded again'
+        ) from error
     return Contents(tensors, 'npz')
-
-
-def _check_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> int:
-    """Returns the bytes of an npz member whose header tells the truth about them."""
-    with archive.open(entry) as stream:
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            header = np.lib.format.read_array_header_1_0(stream)
-        else:
-            header = np.lib.format.read_array_header_2_0(stream)
-        shape, _, dtype = header
-        size = stream.tell() + math.prod(shape) * dtype.itemsize
-    if dtype.hasobject:
-        raise ValueError('it holds Python objects, which are never unpickled')
-    if size != entry.file_size:
-        raise ValueError(f'its header describes {size} bytes, the archive has {entry.file_size}')
-    return size
 
 
 def _bfloat16(array: np.ndarray) -> np.ndarray:
@@ -181,6 +187,11 @@ def _bfloat16(array: np.ndarray) -> np.ndarray:
 def _read_safetensors(path: Path) -> Contents:
     import safetensors
 
+    with path.open('rb') as stream:
+        length = int.from_bytes(stream.read(8), 'little')
+    if length > _MAX_HEADER:
+        raise ValueError(f'{path}: its header has {length} bytes; at most {_MAX_HEADER} are read')
+
     try:
         with safetensors.safe_open(str(path), framework='np') as file:  # checks the whole header
             names, metadata = list(file.keys()), dict(file.metadata() or {})
@@ -190,7 +201,7 @@ def _read_safetensors(path: Path) -> Contents:
         ) from error
     with path.open('rb') as stream:
         length = int.from_bytes(stream.read(8), 'little')
-        header = json.loads(stream.read(length))
+        header = json.loads(stream.read(length), object_pairs_hook=_once)
     tensors = {}
     for name in names:
         kind, (start, stop) = header[name]['dtype'], header[name]['data_offsets']
@@ -199,6 +210,14 @@ def _read_safetensors(path: Path) -> Contents:
         raw = map_bytes(path, 8 + length + start, stop - start)
         tensors[name] = raw.view(dtype_of(_SAFETENSORS[kind])).reshape(header[name]['shape'])
     return Contents(tensors, 'safetensors', metadata=metadata)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes an object of JSON whose names occur once; of two, which one holds is a guess."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError('its header holds several entries of one name')
+    return made
 
 
 def _read_torch(path: Path) -> Contents:

@@ -12,19 +12,19 @@ Formats: `torch/serialization.py` of PyTorch 2 (`_save`, `_legacy_save`).
 import io
 import mmap
 import struct
-import zipfile
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from jax_prompt.core.archive import list_entries
 from jax_prompt.core.mapped import dtype_of, map_bytes, release
-from jax_prompt.weights.unpickler import Refused, TensorRef, unpickle
+from jax_prompt.weights.pickle_machine import MAX_BYTES, Refused
+from jax_prompt.weights.unpickler import TensorRef, unpickle
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_MAX_PICKLE = 256 * 2**20  # bytes; the pickle holds names and shapes only
 
 
 class TorchFile:
@@ -67,21 +67,21 @@ class TorchFile:
         Raises:
           ValueError: its storage is missing, too short or damaged.
         """
-        storage = ref.storage
+        storage, name = ref.storage, ref.storage.key[:80]
         dtype = dtype_of(storage.dtype)
         if storage.key not in self._places:
-            raise ValueError(f"{self.path}: storage '{storage.key}' is missing; download it again")
+            raise ValueError(f"{self.path}: storage '{name}' is missing; download it again")
         start, size, checksum = self._places[storage.key]
         if storage.length * dtype.itemsize != size:
             raise ValueError(
-                f"{self.path}: storage '{storage.key}' has {size} bytes, its tensors need "
+                f"{self.path}: storage '{name}' has {size} bytes, its tensors need "
                 f'{storage.length * dtype.itemsize}; the file is damaged, download it again'
             )
         raw = map_bytes(self.path, start, size)
         if checksum is not None:
             if zlib.crc32(raw.data) != checksum:
                 raise ValueError(
-                    f"{self.path}: storage '{storage.key}' does not match its checksum; the file "
+                    f"{self.path}: storage '{name}' does not match its checksum; the file "
                     f'is damaged, download it again'
                 )
             release(raw)
@@ -94,26 +94,30 @@ class TorchFile:
 
     def _read_zip(self) -> Any:
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                entries = archive.infolist()
-        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
-            raise Refused(f'the zip archive is truncated or damaged ({error})') from error
-        names = [entry.filename for entry in entries]
+            entries = list_entries(self.path)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        names = [entry.name for entry in entries]
         roots = [name.removesuffix('data.pkl') for name in names if name.endswith('/data.pkl')]
-        if len(set(names)) != len(names):
-            raise Refused('the zip archive holds several files of one name')
         if any('/code/' in name or name.endswith('/constants.pkl') for name in names):
             raise Refused('it is a TorchScript program')
         if len(roots) != 1 or roots[0].count('/') != 1:
             raise Refused(f'it holds {len(roots)} files data.pkl instead of one')
         root = roots[0]
-        places = {entry.filename.removeprefix(root): self._place(entry) for entry in entries}
+        places = {}
+        for entry in entries:
+            if not entry.stored:
+                name = entry.name[:80]
+                raise Refused(
+                    f"its member '{name}' is compressed; torch stores members as they are"
+                )
+            places[entry.name.removeprefix(root)] = (entry.start, entry.size, entry.crc)
         start, size, _ = places.get('byteorder', (0, 0, None))
         if size and self._map[start : start + min(size, 16)].strip() != b'little':
             raise Refused('its storages are big-endian')
         start, size, checksum = places['data.pkl']
-        if size > _MAX_PICKLE:
-            raise Refused(f'its pickle has {size} bytes; at most {_MAX_PICKLE} are read')
+        if size > MAX_BYTES:
+            raise Refused(f'its pickle has {size} bytes; at most {MAX_BYTES} are read')
         data = self._map[start : start + size]
         if zlib.crc32(data) != checksum:
             raise Refused('its pickle does not match its checksum')
@@ -121,21 +125,6 @@ class TorchFile:
             if name.startswith('data/'):
                 self._places[name.removeprefix('data/')] = place
         return unpickle(io.BytesIO(data))[0]
-
-    def _place(self, entry: zipfile.ZipInfo) -> tuple[int, int, int]:
-        """Returns where an uncompressed archive member lies: first byte, bytes, checksum."""
-        name = entry.filename
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise Refused(f"its member '{name}' is compressed; torch stores members as they are")
-        if entry.flag_bits & 1:
-            raise Refused(f"its member '{name}' is encrypted")
-        header = self._map[entry.header_offset : entry.header_offset + 30]
-        if len(header) != 30 or header[:4] != b'PK\x03\x04':
-            raise Refused(f"its member '{name}' has no header")
-        start = entry.header_offset + 30 + sum(struct.unpack('<HH', header[26:30]))
-        if start + entry.file_size > len(self._map):
-            raise Refused(f"its member '{name}' reaches beyond the end of the file")
-        return start, entry.file_size, entry.CRC
 
     def _read_stream(self, stream: BinaryIO) -> Any:
         if unpickle(stream)[0] != _MAGIC or unpickle(stream)[0] != _PROTOCOL:
@@ -145,17 +134,18 @@ class TorchFile:
             raise Refused('its storages are big-endian')
         content, storages = unpickle(stream)
         keys, _ = unpickle(stream)
-        if type(keys) is not list or any(key not in storages for key in map(str, keys)):
+        known = type(keys) is list and all(type(key) is str and key in storages for key in keys)
+        if not known or len(set(keys)) < len(keys):
             raise Refused('its list of storages does not fit its tensors')
-        for key in map(str, keys):
+        for key in keys:
             # Each storage follows as its number of values, int64, and the values.
             header = stream.read(8)
             size = storages[key].length * dtype_of(storages[key].dtype).itemsize
             start = stream.tell()
             if len(header) != 8 or start + size > len(self._map):
-                raise Refused(f"it ends within its storage '{key}': it is truncated")
+                raise Refused(f"it ends within its storage '{key[:80]}': it is truncated")
             if struct.unpack('<q', header)[0] != storages[key].length:
-                raise Refused(f"its storage '{key}' has another size than its tensors say")
+                raise Refused(f"its storage '{key[:80]}' has another size than its tensors say")
             self._places[key] = (start, size, None)
             stream.seek(start + size)
         return content

@@ -2,27 +2,25 @@
 
 `unpickle` knows by name the few things that a checkpoint of weights is made of and answers each
 with an object of this file; any other name ends the reading before anything is called. Tensors are
-only described (`TensorRef`), not read.
+only described (`TensorRef`), not read. The opcodes are carried out by `pickle_machine`, within
+bounds.
 
-The BUILD opcode sets attributes of any object, unless its class takes the state itself. So what a
-pickle can lay hands on is a named tuple, which has none to set (a frozen dataclass with slots is
-not safe: it comes with a `__setstate__` that sets them), or a dict that drops or checks its state.
+The BUILD opcode gives an object its state. Here only an object whose class takes the state itself
+gets one: a dict that drops or checks it, or a named tuple that has nothing to set.
 
 The names are those that `torch.save` writes (PyTorch 0.4 to 2, `torch/serialization.py`).
 """
 
-import pickle
-import pickletools
-from collections.abc import Callable
+import math
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from jax_prompt.weights.pickle_machine import Container, Function, Machine, Refused, excerpt
+
 _MAX_DIMENSIONS = 8
-
-
-class Refused(ValueError):
-    """The file asks for something that a checkpoint of weights does not need."""
+_MAX_SIZE = 2**48  # of a dimension, a stride, an offset or a storage, in values
+_MAX_PATH = 4096  # characters
 
 
 class Storage(NamedTuple):
@@ -42,7 +40,7 @@ class TensorRef(NamedTuple):
     strides: tuple[int, ...]
 
 
-class _Dict(dict):
+class _Dict(Container):
     """Stands in for OrderedDict; attributes of the original (`_metadata`) are dropped."""
 
     __slots__ = ()
@@ -51,7 +49,7 @@ class _Dict(dict):
         del state
 
 
-class _Namespace(dict):
+class _Namespace(Container):
     """Stands in for argparse.Namespace: its attributes as a plain dict."""
 
     __slots__ = ()
@@ -68,35 +66,31 @@ class _StorageType(NamedTuple):
 class _NumpyType(NamedTuple):
     """Stands in for numpy.dtype; only its code ('f8') is kept, so its state says nothing new."""
 
-    code: Any
+    code: str
 
     def __setstate__(self, state: Any) -> None:
-        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
-        if order not in ('<', '|', '='):
-            raise Refused(f'it holds a numpy value of byte order {order!r}')
-
-
-class _Function(NamedTuple):
-    """A function that the pickle may call; unlike a plain function it takes no attributes."""
-
-    call: Callable[..., Any]
-
-    def __call__(self, *args: Any) -> Any:
-        return self.call(*args)
+        order = state[1] if type(state) is tuple and len(state) > 1 else None
+        if type(order) is not str or order not in ('<', '|', '='):
+            raise Refused(f'it holds a numpy value of byte order {excerpt(order)}')
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorRef:
     """Describes a tensor, having checked that it lies inside its storage."""
     if not isinstance(storage, Storage):
         raise Refused('it builds a tensor from something that is no storage')
-    sizes = (offset, *shape, *strides)
-    if any(type(size) is not int or size < 0 for size in sizes):
-        raise Refused(f'a tensor has offset {offset}, shape {shape}, strides {strides}')
+    if not all(type(sizes) in (tuple, list) for sizes in (shape, strides)):
+        raise Refused(f'a tensor has shape {excerpt(shape)}, strides {excerpt(strides)}')
     if len(shape) != len(strides) or len(shape) > _MAX_DIMENSIONS:
-        raise Refused(f'a tensor has shape {shape} and strides {strides}')
-    elements = 1
-    for size in shape:
-        elements *= size
+        raise Refused(f'a tensor has {len(shape)} dimensions and {len(strides)} strides')
+    sizes = (offset, *shape, *strides)
+    if any(type(size) is not int or not 0 <= size < _MAX_SIZE for size in sizes):
+        raise Refused(
+            f'a tensor has offset {excerpt(offset)}, shape {excerpt(shape)}, '
+            f'strides {excerpt(strides)}'
+        )
+    elements = math.prod(shape)
+    if math.prod(size for size in shape if size) > _MAX_SIZE:
+        raise Refused(f'a tensor has shape {excerpt(shape)}')
     last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     if elements and (last >= storage.length or elements > storage.length):
         raise Refused(
@@ -113,13 +107,15 @@ def _rebuild_parameter(data: Any, *_: Any) -> TensorRef:
 
 
 def _numpy_type(code: Any, *_: Any) -> _NumpyType:
+    if type(code) is not str or len(code) > 8:
+        raise Refused(f'it holds a numpy type {excerpt(code)}')
     return _NumpyType(code)
 
 
 def _numpy_scalar(kind: Any, data: Any) -> Any:
     codes = {'f8', 'f4', 'f2', 'i8', 'i4', 'i2', 'i1', 'u8', 'u4', 'u2', 'u1', 'b1'}
     if not isinstance(kind, _NumpyType) or kind.code not in codes or type(data) is not bytes:
-        raise Refused(f'it holds a numpy value of type {getattr(kind, "code", kind)!r}')
+        raise Refused(f'it holds a numpy value of type {excerpt(getattr(kind, "code", kind))}')
     dtype = np.dtype(kind.code)
     if len(data) != dtype.itemsize:
         raise Refused(f'it holds a numpy value of {len(data)} bytes as {dtype}')
@@ -127,8 +123,8 @@ def _numpy_scalar(kind: Any, data: Any) -> Any:
 
 
 def _encode(text: Any, encoding: Any = 'latin1') -> bytes:
-    if type(text) is not str or encoding != 'latin1':
-        raise Refused(f'it encodes text as {encoding!r}')
+    if type(text) is not str or type(encoding) is not str or encoding != 'latin1':
+        raise Refused(f'it encodes text as {excerpt(encoding)}')
     return text.encode('latin1')
 
 
@@ -136,7 +132,24 @@ def _words(*parts: Any) -> str:
     """Stands in for a device or a path: its parts as text."""
     if not all(type(part) in (str, int) for part in parts):
         raise Refused('it builds a device or a path from something that is no text')
-    return '/'.join(str(part) for part in parts)
+    words = '/'.join(str(part) for part in parts)
+    if len(words) > _MAX_PATH:
+        raise Refused(f'it builds a device or a path of {len(words)} characters')
+    return words
+
+
+def _size(sizes: Any = ()) -> Any:
+    """Stands in for torch.Size, which torch makes from a tuple; nothing is copied."""
+    if type(sizes) not in (tuple, list):
+        raise Refused('it builds a size from something that is no tuple')
+    return sizes
+
+
+def _set(values: Any = ()) -> Any:
+    """Stands in for a set: the list that it is made from. Nothing is hashed or copied."""
+    if type(values) not in (tuple, list):
+        raise Refused('it builds a set from something that is no list')
+    return values
 
 
 _STORAGES = {
@@ -157,19 +170,19 @@ _TYPES = 'float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool flo
 _KNOWN: dict[tuple[str, str], Any] = {
     ('collections', 'OrderedDict'): _Dict,
     ('argparse', 'Namespace'): _Namespace,
-    ('torch._utils', '_rebuild_tensor'): _Function(_rebuild_tensor),
-    ('torch._utils', '_rebuild_tensor_v2'): _Function(_rebuild_tensor),
-    ('torch._utils', '_rebuild_parameter'): _Function(_rebuild_parameter),
-    ('torch', 'Size'): _Function(lambda sizes=(): tuple(sizes)),
-    ('torch', 'device'): _Function(_words),
-    ('pathlib', 'PosixPath'): _Function(_words),
-    ('pathlib', 'WindowsPath'): _Function(_words),
-    ('numpy', 'dtype'): _Function(_numpy_type),
-    ('numpy.core.multiarray', 'scalar'): _Function(_numpy_scalar),
-    ('numpy._core.multiarray', 'scalar'): _Function(_numpy_scalar),
-    ('_codecs', 'encode'): _Function(_encode),
-    ('__builtin__', 'set'): _Function(lambda values=(): frozenset(values)),
-    ('builtins', 'set'): _Function(lambda values=(): frozenset(values)),
+    ('torch._utils', '_rebuild_tensor'): Function(_rebuild_tensor),
+    ('torch._utils', '_rebuild_tensor_v2'): Function(_rebuild_tensor),
+    ('torch._utils', '_rebuild_parameter'): Function(_rebuild_parameter),
+    ('torch', 'Size'): Function(_size),
+    ('torch', 'device'): Function(_words),
+    ('pathlib', 'PosixPath'): Function(_words),
+    ('pathlib', 'WindowsPath'): Function(_words),
+    ('numpy', 'dtype'): Function(_numpy_type),
+    ('numpy.core.multiarray', 'scalar'): Function(_numpy_scalar),
+    ('numpy._core.multiarray', 'scalar'): Function(_numpy_scalar),
+    ('_codecs', 'encode'): Function(_encode),
+    ('__builtin__', 'set'): Function(_set),
+    ('builtins', 'set'): Function(_set),
 }
 for _name, _dtype in _STORAGES.items():
     _KNOWN['torch', _name] = _StorageType(_dtype)
@@ -178,41 +191,35 @@ for _name in _TYPES.split():
     _KNOWN['torch', _name] = f'torch.{_name}'
 
 
-class _Unpickler(pickle.Unpickler):
-    """A pickle reader that knows the names of `_KNOWN` and no others.
+class _Storages(dict[str, Storage]):
+    """{key: storage} of those that a pickle refers to."""
 
-    Attributes:
-      storages: {key: storage} of those that the pickle refers to.
-    """
-
-    def __init__(self, stream: BinaryIO, encoding: str):
-        """Prepares to read one pickle from the stream's place."""
-        super().__init__(stream, encoding=encoding)
-        self.storages: dict[str, Storage] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Returns the stand-in for a global name; refuses every other name."""
-        try:
-            return _KNOWN[module, name]
-        except KeyError:
-            raise Refused(
-                f"it names '{module}.{name}'; a checkpoint of weights needs tensors and plain "
-                f'containers only'
-            ) from None
-
-    def persistent_load(self, pid: Any) -> Storage:
+    def refer(self, pid: Any) -> Storage:
         """Returns the storage that a persistent id describes."""
         if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != 'storage':
-            raise Refused(f'it refers to {str(pid)[:80]!r}, which is no storage')
+            raise Refused(f'it refers to {excerpt(pid)}, which is no storage')
         _, kind, key, _, count = pid[:5]
         if not isinstance(kind, _StorageType) or type(key) is not str or type(count) is not int:
             raise Refused('it describes a storage by something that is no type, key and count')
-        if count < 0 or (len(pid) == 6 and pid[5] is not None):
-            raise Refused(f"its storage '{key}' has {count} values or is a view of another")
+        if not 0 <= count < _MAX_SIZE or (len(pid) == 6 and pid[5] is not None):
+            raise Refused(
+                f'its storage {excerpt(key)} has {excerpt(count)} values or is a view of another'
+            )
         storage = Storage(kind.dtype, key, count)
-        if self.storages.setdefault(key, storage) != storage:
-            raise Refused(f"it describes its storage '{key}' in two ways")
+        if self.setdefault(key, storage) != storage:
+            raise Refused(f'it describes its storage {excerpt(key)} in two ways')
         return storage
+
+
+def _find(module: str, name: str) -> Any:
+    """Returns the stand-in for a global name; refuses every other name."""
+    try:
+        return _KNOWN[module, name]
+    except KeyError:
+        raise Refused(
+            f"it names '{module[:80]}.{name[:80]}'; a checkpoint of weights needs tensors and "
+            f'plain containers only'
+        ) from None
 
 
 def unpickle(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
@@ -223,26 +230,14 @@ def unpickle(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
       the storages that it refers to.
 
     Raises:
-      Refused: the pickle is damaged, or names anything that is not in `_KNOWN`.
+      Refused: the pickle is damaged, names anything that is not in `_KNOWN`, or goes beyond the
+        bounds of `pickle_machine`.
     """
-    start = stream.tell()
+    storages = _Storages()
     try:
-        _check_memo(stream)
-        stream.seek(start)
-        reader = _Unpickler(stream, encoding='latin1')
-        return reader.load(), reader.storages
+        return Machine(_find, storages.refer).run(stream), storages
     except Refused:
         raise
     except Exception as error:  # a damaged pickle may raise anything; nothing of it has run
-        raise Refused(f'its pickle is damaged ({type(error).__name__}: {error})') from error
-
-
-def _check_memo(stream: BinaryIO) -> None:
-    """Refuses a pickle that numbers its objects beyond its own length.
-
-    Python's reader makes room for all numbers up to the largest, so a few bytes could ask for all
-    memory. A number takes a byte at least, so an honest one is below its own place.
-    """
-    for opcode, argument, place in pickletools.genops(stream):
-        if opcode.name in ('PUT', 'BINPUT', 'LONG_BINPUT') and (argument or 0) > (place or 0):
-            raise Refused(f'its pickle numbers an object {argument} at byte {place}')
+        text = f'{type(error).__name__}: {str(error)[:200]}'
+        raise Refused(f'its pickle is damaged ({text})') from error
