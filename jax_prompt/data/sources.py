@@ -10,10 +10,12 @@ __all__ = ['Source', 'Split', 'check', 'open_source']
 
 _ALLOWED = (
     "a named task as 'vtab/dtd' (data/tasks.py), a folder with a subfolder per class (or "
-    "train/val/test folders of these; 'image_folder:PATH' is the same), a packed .npz, "
+    "train/val/test folders of these; 'image_folder:PATH' is the same; 'class_folders:PATH': all "
+    'folders are classes), a packed .npz, '
     "'tfds:NAME[/CONFIG][:VERSION]', 'digits', 'shapes', or 'scenes/' and count, position, "
     'orientation or distance'
 )
+_FOLDERS = ('image_folder:', 'class_folders:')
 _SCENES = ('count', 'position', 'orientation', 'distance')
 _OWN = ('digits', 'shapes', *(f'scenes/{task}' for task in _SCENES))
 
@@ -30,10 +32,11 @@ def open_source(
     """Opens a task's data; images are read later, labels now.
 
     Args:
-      data: a named task ('vtab/clevr_count', `tasks.py`), a folder ('image_folder:PATH' says so), a
-        packed .npz, 'tfds:NAME[/CONFIG][:VERSION]', or one of the project's own: 'digits',
-        'shapes', 'scenes/count', '.../position', '.../orientation', '.../distance'. In front of
-        any, 'fewshotK/', 'fractionP/' or 'longtailR/' takes a subset of it (`drawn.py`).
+      data: a named task ('vtab/clevr_count', `tasks.py`), a folder ('image_folder:PATH' says so,
+        'class_folders:PATH' looks for no split folders), a packed .npz,
+        'tfds:NAME[/CONFIG][:VERSION]', or one of the project's own: 'digits', 'shapes',
+        'scenes/count', '.../position', '.../orientation', '.../distance'. In front of any,
+        'fewshotK/', 'fractionP/' or 'longtailR/' takes a subset of it (`drawn.py`).
       val_fraction: share of train that becomes val where the data has no val.
       test_fraction: share of train that becomes test where the data has no test; 0: no test.
       seed: of the stratified draw of these.
@@ -68,11 +71,12 @@ def open_source(
         return open_own(data, *fractions, data_dir)
     if any(task.name == data for task in ALL):
         return _open_task(data, fractions, data_dir, draw_seed)
-    path = Path(data.removeprefix('image_folder:')).expanduser()
+    kind = next((one for one in _FOLDERS if data.startswith(one)), '')
+    path = Path(data.removeprefix(kind)).expanduser()
     if path.is_dir():
         from jax_prompt.data.folder import open_folder
 
-        return open_folder(path, *fractions)
+        return open_folder(path, *fractions, split_folders=kind != 'class_folders:')
     if path.suffix == '.npz' and path.is_file():
         from jax_prompt.data.packed import open_packed
 
