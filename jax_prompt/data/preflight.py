@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jax_prompt.data.drawn import parse_subset
-from jax_prompt.data.sources import open_source
+from jax_prompt.data.sources import open_source, published_lists
 from jax_prompt.data.task import Rule, Task
 from jax_prompt.data.tasks import TASKS, find_task
 from jax_prompt.data.tfds_source import Prepared, data_root, open_prepared, prepared_folder
@@ -50,6 +50,9 @@ def look(name: str, data_dir: str | None) -> State:
     if base in TASKS:
         return State(name, READY, 'generated or packaged; prepared on first use')
     kind, _, rest = base.data.partition(':')
+    published = published_lists(base, str(root))
+    if published is not None:
+        return _look_at_folder(name, base, published, root)
     if kind == 'tfds':
         return _look_at_builder(name, base, rest, root)
     return _look_at_folder(name, base, root / rest, root)

@@ -1,9 +1,11 @@
 """Opening a task's data: a named task, a folder of images, a packed npz, TFDS, own builders."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from jax_prompt.data.drawn import draw_subset, parse_subset
 from jax_prompt.data.split import Source, Split, check
+from jax_prompt.data.task import Task
 from jax_prompt.data.tasks import ALL, find_task, nearest
 
 __all__ = ['Source', 'Split', 'check', 'open_source']
@@ -71,12 +73,10 @@ def open_source(
         return open_own(data, *fractions, data_dir)
     if any(task.name == data for task in ALL):
         return _open_task(data, fractions, data_dir, draw_seed)
-    kind = next((one for one in _FOLDERS if data.startswith(one)), '')
-    path = Path(data.removeprefix(kind)).expanduser()
-    if path.is_dir():
-        from jax_prompt.data.folder import open_folder
-
-        return open_folder(path, *fractions, split_folders=kind != 'class_folders:')
+    found = folder_of(data)
+    if found is not None:
+        return _open_folder(*found, fractions)
+    path = Path(data).expanduser()
     if path.suffix == '.npz' and path.is_file():
         from jax_prompt.data.packed import open_packed
 
@@ -86,6 +86,35 @@ def open_source(
     raise ValueError(f'data is {data!r}{missing}; allowed: {_ALLOWED}{near}')
 
 
+def folder_of(data: str) -> tuple[Path, bool] | None:
+    """Returns the folder that data names, and whether it may have split folders; else None."""
+    kind = next((one for one in _FOLDERS if data.startswith(one)), '')
+    path = Path(data.removeprefix(kind)).expanduser()
+    named = data.startswith('tfds:') or data in _OWN or any(task.name == data for task in ALL)
+    if parse_subset(data) is not None or named or not path.is_dir():
+        return None
+    return path, kind != 'class_folders:'
+
+
+def _open_folder(root: Path, split_folders: bool, fractions: tuple[float, float, int]) -> Source:
+    from jax_prompt.data.folder import open_folder
+    from jax_prompt.data.lists import find_lists, open_lists
+
+    if split_folders and find_lists(root):
+        return open_lists(root, *fractions)
+    return open_folder(root, *fractions, split_folders=split_folders)
+
+
+def published_lists(task: Task, data_dir: str | None) -> Path | None:
+    """Returns the folder of an FGVC task's published lists, DATA_DIR/fgvc/cub; None without."""
+    if not task.name.startswith('fgvc/'):
+        return None
+    from jax_prompt.data.tfds_source import data_root
+
+    folder = data_root(data_dir) / task.name
+    return folder if (folder / 'train.json').is_file() else None
+
+
 def _open_task(
     name: str, fractions: tuple[float, float, int], data_dir: str | None, draw_seed: int
 ) -> Source:
@@ -93,6 +122,11 @@ def _open_task(
     if Path(name).is_dir():
         raise ValueError(f"data is {name!r}, a task and a folder; name the folder './{name}'")
     task = find_task(name)
+    published = published_lists(task, data_dir)
+    if published is not None:
+        from jax_prompt.data.lists import open_lists
+
+        return replace(open_lists(published, *fractions, exif=False), name=name)
     if task.rule is not None:
         from jax_prompt.data.task_source import open_ruled
 

@@ -29,6 +29,7 @@ from jax_prompt.train.claims import DEAD_SECONDS, Claim, Found, look, take
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.log import read_json, write_json, write_text
 from jax_prompt.train.run import run, search
+from jax_prompt.train.splits import open_data
 from jax_prompt.train.stage import NonFiniteLoss, Unconverged
 from jax_prompt.train.workdir import claim as claim_workdir
 
@@ -74,8 +75,10 @@ class Runner:
 
         Raises:
           FileNotFoundError: the backbone's weights are not there.
+          ValueError: a task has no test images, so its results could not be reported.
         """
         config = self.benchmark.run
+        check_tests(self.benchmark)
         if get_method(config.method).pretrained:
             find_weights(config.backbone, config.weights or None)
         waits = False
@@ -232,6 +235,28 @@ class Runner:
                 todo = '; '.join(state.todo)
                 self.missing[task] = f'data missing: {state.detail}; {todo}'
         return self.missing[task]
+
+
+def check_tests(benchmark: Benchmark) -> None:
+    """Checks that each task has test images, before anything is trained.
+
+    Raises:
+      ValueError: names the tasks that have none.
+    """
+    without = []
+    for task in benchmark.tasks:
+        if named_task(task) is not None:
+            continue  # these always have
+        try:
+            source = open_data(benchmark.config(task), task)
+        except (ValueError, OSError):  # the run will say what is wrong
+            continue
+        without += [] if 'test' in source.splits else [task]
+    if without:
+        raise ValueError(
+            f'tasks {without} have no test images, and a benchmark reports the accuracy on test: '
+            'add a test folder (a pack: split 2), or set config.run.input.test_fraction'
+        )
 
 
 def _settle(config: RunConfig, claim: Claim) -> None:
