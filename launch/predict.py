@@ -1,7 +1,7 @@
 """Predict: python launch/predict.py --workdir DIR IMAGE_OR_FOLDER ... [--top 5] [--format jsonl].
 
-Images in, the most probable classes out: a table, or a JSON line an image. The exit code is 0, or 1
-where some images could not be read (their rows say why), or 2 after another error.
+Images in, the most probable classes out: a table, or a JSON line an image. An image that can't
+be read gets a row that says why, the others go on, and the exit code is 2.
 """
 
 import argparse
@@ -98,17 +98,15 @@ def main() -> None:
     try:
         images = find_images(args.images)
         run = restore(args.workdir)
-        failed = 0
+        failed = []
         for row in rows(run, images, args.top):
-            failed += 'error' in row
+            failed += [row['error']] if 'error' in row else []
             if args.format == 'jsonl':
                 print(json.dumps(row))
                 continue
             print('\t'.join(map(printable, (row['image'], *_shown(row)))))
         if failed:
-            text = f'{failed} of {len(images)} images could not be read; their rows say why'
-            print(text, file=sys.stderr)
-            sys.exit(1)
+            raise ValueError(f'{len(failed)} of {len(images)} images: {"; ".join(failed[:10])}')
     except (ValueError, FileNotFoundError) as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)

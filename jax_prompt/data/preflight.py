@@ -8,6 +8,7 @@ from jax_prompt.data.drawn import parse_subset
 from jax_prompt.data.sources import open_source, published_lists
 from jax_prompt.data.task import Rule, Task
 from jax_prompt.data.tasks import TASKS, find_task
+from jax_prompt.data.tfds_files import check_folder
 from jax_prompt.data.tfds_source import Prepared, data_root, open_prepared, prepared_folder
 
 READY, CONVERT, MISSING, UNFIT = 'ready', 'convert', 'missing', 'unfit'
@@ -121,6 +122,10 @@ def _look_at_builder(name: str, task: Task, spec: str, root: Path) -> State:
     except ValueError:
         todo = tuple(line for line in (manual, own) if line)
         return State(name, MISSING, f'no {spec} in {root}', todo, task.licence)
+    try:
+        check_folder(folder)
+    except ValueError as error:
+        return State(name, UNFIT, str(error), (), task.licence)
     described = json.loads((folder / _INFO).read_text(encoding='utf-8'))
     formats = [
         described.get('fileFormat', 'tfrecord'),

@@ -7,6 +7,7 @@ indices for palette images and four channels for others where TensorFlow is abse
 
 import contextlib
 import io
+import logging
 import os
 import re
 import tempfile
@@ -20,12 +21,17 @@ from jax_prompt.data.decode import decode_image
 from jax_prompt.data.labels import LabelRule
 from jax_prompt.data.labels import stored as stored_label
 from jax_prompt.data.split import Source, Split, make_source, take
+from jax_prompt.data.tfds_files import check_counts, open_builder
 
+_LOG = logging.getLogger(__name__)
 _SPEC = re.compile(r'^(?P<name>\w+)(/(?P<config>[^:]+))?(:(?P<version>\d+\.\d+\.\d+))?$')
 _VERSION = re.compile(r'^\d+\.\d+\.\d+$')
 _INFO = 'dataset_info.json'
 _VAL_NAMES = ('validation', 'val', 'valid')
+_UNLABELLED = -1
 _READ = 256  # records read at a time
+# What TFDS and its readers raise on damaged files; protobuf's DecodeError is a ValueError here.
+_DAMAGE = (RuntimeError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)
 
 
 def open_tfds(
@@ -162,6 +168,25 @@ class Prepared:
     name: str
     num_examples: dict[str, int]
 
+    def _records(self, split: str) -> Any:
+        """Returns the serialized examples of a stored split, by index.
+
+        Raises:
+          ValueError: its files are damaged, or are not what its description says.
+        """
+        import tensorflow_datasets as tfds
+
+        try:
+            raw = self.builder.as_data_source(
+                split,
+                deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+                file_format='array_record',
+            )
+            check_counts(Path(self.builder.data_dir), self.builder.info, split)
+        except _DAMAGE as error:
+            raise ValueError(f"{self.name}/{split}: records can't be read: {error}") from error
+        return raw
+
     def read_labels(self, split: str, span: range, rule: LabelRule) -> np.ndarray:
         """Reads the labels of consecutive examples of a stored split, [n] int32.
 
@@ -176,18 +201,14 @@ class Prepared:
             raise ValueError(f'{self.name} has no features {missing}; it has {sorted(features)}')
         # Only these features are parsed: neither images nor texts.
         needed = tfds.features.FeaturesDict({key: features[key] for key in rule.keys})
-        raw = self.builder.as_data_source(
-            split,
-            deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
-            file_format='array_record',
-        )
+        raw = self._records(split)
         labels = np.empty(len(span), np.int32)
         try:
             for start in range(0, len(span), _READ):
                 records = raw.__getitems__(list(span[start : start + _READ]))
                 examples = map(needed.deserialize_example_np, records)
                 labels[start : start + _READ] = [rule.read(example) for example in examples]
-        except (RuntimeError, OSError, ValueError, IndexError) as error:
+        except _DAMAGE as error:
             raise ValueError(f"{self.name}/{split}: records can't be read: {error}") from error
         return labels
 
@@ -198,11 +219,7 @@ class Prepared:
         features = self.builder.info.features
         needed = tfds.features.FeaturesDict({image: features[image]})
         skip = {image: tfds.decode.SkipDecoding()}
-        raw = self.builder.as_data_source(
-            split,
-            deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
-            file_format='array_record',
-        )
+        raw = self._records(split)
 
         def where(i: int) -> str:
             return f'{self.name}/{split}[{span[i]}]'
@@ -210,7 +227,7 @@ class Prepared:
         def read(i: int) -> np.ndarray:
             try:
                 data = needed.deserialize_example_np(raw[span[i]], decoders=skip)[image]
-            except (RuntimeError, OSError, ValueError, IndexError) as error:
+            except _DAMAGE as error:
                 raise ValueError(f'{where(i)}: not a readable record: {error}') from error
             # TensorFlow's decoder does not turn images by their EXIF orientation.
             return decode_image(data, where(i), exif=False)
@@ -241,9 +258,7 @@ def open_folder_of(folder: Path) -> Prepared:
     Raises:
       ValueError: it is not prepared as array_record.
     """
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(folder)
+    builder = open_builder(folder)
     info = builder.info
     formats = sorted(one.value for one in info.available_file_formats())
     if 'array_record' not in formats:
@@ -271,10 +286,18 @@ def _open(prepared: Prepared, val_fraction: float, test_fraction: float) -> Sour
         raise ValueError(f'{name} has splits {list(stored)}; a train split is needed')
     splits = {'train': whole('train')}
     val = next((key for key in _VAL_NAMES if key in stored), None)
-    if val:
-        splits['val'] = whole(val)
-    if 'test' in stored:
-        splits['test'] = whole('test')
+    for key, split in (('val', val), ('test', 'test' if 'test' in stored else None)):
+        if split is None:
+            continue
+        part = whole(split)
+        if np.all(part.labels == _UNLABELLED):
+            _LOG.warning(
+                "%s/%s: its %d examples have the label -1, TFDS's mark of an unknown label; they "
+                'are left out, so there is no %s split of its own',
+                *(name, split, len(part), key),
+            )
+            continue
+        splits[key] = part
     splits = _complete(name, splits, val_fraction, test_fraction)
     return make_source(name, features[label_key].names, splits, [name])
 

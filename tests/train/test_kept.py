@@ -208,10 +208,10 @@ def test_predict_gives_a_bad_image_a_row_and_goes_on(pets, monkeypatch, capsys):
         monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', lambda self, args=args: args)
         with pytest.raises(SystemExit) as end:
             predict.main()
-        assert end.value.code == 1
+        assert end.value.code == 2
         out, err = capsys.readouterr()
         lines = out.splitlines()
-        assert len(lines) == 23 and '1 of 23 images could not be read' in err
+        assert len(lines) == 23 and 'error: 1 of 23 images: ' in err and '003.png' in err
         assert 'passed over 2' in err and 'notes.txt' in err
         failed = [line for line in lines if 'not readable' in line]
         assert len(failed) == 1 and '003.png' in failed[0] and '\x1b' not in out
