@@ -121,5 +121,12 @@ def _check_first(tfds, folder: Path) -> None:
         if isinstance(feature, tfds.features.Image)
     }
     for name, split in builder.info.splits.items():
-        if split.num_examples:
+        if not split.num_examples:
+            continue
+        try:
             builder.as_data_source(name, decoders=skip, file_format=_TO)[0]
+        except Exception as error:  # protobuf's errors have no common base but this
+            text = f'{type(error).__name__}: {error}'
+            raise ValueError(
+                f"{builder.info.full_name}: the first example of {name} can't be read: {text}"
+            ) from error

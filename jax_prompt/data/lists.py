@@ -41,10 +41,9 @@ def find_lists(root: Path) -> dict[str, _List]:
       ValueError: several lists of one split, or one that begins as a list and goes on otherwise.
     """
     found: dict[str, list[_List]] = {}
-    for path in sorted(root.iterdir()):
-        split = split_of(path.stem) if path.suffix in ('.json', '.txt') else None
-        if split and path.is_file() and (rows := _read(path)):
-            found.setdefault(split, []).append(_List(path, rows))
+    for path in _named_as_splits(root):
+        if rows := _read(path):
+            found.setdefault(split_of(path.stem) or '', []).append(_List(path, rows))
     lists = {split: _only(root, split, several) for split, several in found.items()}
     both = lists.pop('train+val', None)
     if both is not None and not {'train', 'val'} & lists.keys():
@@ -79,7 +78,9 @@ def open_lists(
     if not lists:
         raise ValueError(f'{root}: no list of training images, as train.json or train.txt')
     used = ', '.join(f'{split} by {lists[split].path.name}' for split in SPLITS if split in lists)
-    _LOG.warning('%s: %s', root, used)
+    rest = {one.name for one in _named_as_splits(root)} - {one.path.name for one in lists.values()}
+    unused = f'; not used: {printable(", ".join(sorted(rest)))}' if rest else ''
+    _LOG.warning('%s: %s%s', root, used, unused)
     files = {split: _files(root, one) for split, one in lists.items()}
     everything = [file for name in SPLITS for file in files.get(name, ())]
     names = {file.label for file in everything}
@@ -103,6 +104,12 @@ def open_lists(
     return make_source(name, classes, splits, identity, all_classes=False, folder=folder)
 
 
+def _named_as_splits(root: Path) -> list[Path]:
+    """Returns the files of a folder that are named as lists of a split, sorted."""
+    files = [one for one in root.iterdir() if one.suffix in ('.json', '.txt') and one.is_file()]
+    return sorted(one for one in files if split_of(one.stem))
+
+
 def _read(path: Path) -> tuple[tuple[str, str], ...]:
     """Reads a list; () where the file is something else."""
     try:
@@ -119,7 +126,9 @@ def _from_json(text: str) -> tuple[tuple[str, str], ...]:
         return ()
     if not isinstance(values, Mapping) or not values:
         return ()
-    fits = all(is_image(name) and type(one) in (int, str) for name, one in values.items())
+    fits = all(
+        is_image(Path(name).name) and type(one) in (int, str) for name, one in values.items()
+    )
     return tuple((name, str(one)) for name, one in values.items()) if fits else ()
 
 
@@ -127,7 +136,7 @@ def _from_lines(path: Path, text: str) -> tuple[tuple[str, str], ...]:
     rows = []
     for number, line in enumerate(text.splitlines(), 1):
         name, _, label = line.strip().rpartition(' ')
-        if is_image(name.strip()) and label.isdecimal():
+        if is_image(Path(name.strip()).name) and label.isdecimal():
             rows.append((name.strip(), str(int(label))))
         elif line.strip():
             if not rows:

@@ -5,6 +5,7 @@ code on the import path; only TFDS's own feature classes are let through. Its er
 files name no file; these do.
 """
 
+import glob
 import json
 import re
 from pathlib import Path
@@ -63,8 +64,6 @@ def check_counts(folder: Path, info: Any, split: str) -> None:
     Raises:
       ValueError: a file is missing or damaged, lies elsewhere, or has other numbers of records.
     """
-    from array_record.python import array_record_module
-
     stored = info.splits[split]
     for path, wanted in zip(stored.filepaths, stored.shard_lengths, strict=True):
         path = Path(path)
@@ -72,14 +71,32 @@ def check_counts(folder: Path, info: Any, split: str) -> None:
             raise ValueError(f'{folder / _INFO}: split {split!r} names {path}, outside its folder')
         if not path.is_file():
             raise ValueError(f'{path} is missing; its folder is not whole')
-        try:
-            reader = array_record_module.ArrayRecordReader(str(path))
-            found = reader.num_records()
-            reader.close()
-        except (RuntimeError, OSError, ValueError, IndexError) as error:
-            raise ValueError(f'{path}: not a readable array_record: {error}') from error
+        found = _num_records(path)
         if found != wanted:
             raise ValueError(f'{path} has {found} examples; shardLengths in {_INFO} says {wanted}')
+
+
+def check_empty(folder: Path, split: str) -> None:
+    """Checks that a split without examples, as the description says, has none in its files.
+
+    Raises:
+      ValueError: a file of the split holds examples.
+    """
+    for path in sorted(folder.glob(f'*-{glob.escape(split)}.array_record*')):
+        if path.stat().st_size and (found := _num_records(path)):
+            raise ValueError(f'{path} has {found} examples; shardLengths in {_INFO} says 0')
+
+
+def _num_records(path: Path) -> int:
+    from array_record.python import array_record_module
+
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path))
+        found = reader.num_records()
+        reader.close()
+    except (RuntimeError, OSError, ValueError, IndexError) as error:
+        raise ValueError(f'{path}: not a readable array_record: {error}') from error
+    return found
 
 
 def _check_features(path: Path, value: Any) -> None:

@@ -21,7 +21,7 @@ from jax_prompt.data.decode import decode_image
 from jax_prompt.data.labels import LabelRule
 from jax_prompt.data.labels import stored as stored_label
 from jax_prompt.data.split import Source, Split, make_source, take
-from jax_prompt.data.tfds_files import check_counts, open_builder
+from jax_prompt.data.tfds_files import check_counts, check_empty, open_builder
 
 _LOG = logging.getLogger(__name__)
 _SPEC = re.compile(r'^(?P<name>\w+)(/(?P<config>[^:]+))?(:(?P<version>\d+\.\d+\.\d+))?$')
@@ -269,6 +269,9 @@ def open_folder_of(folder: Path) -> Prepared:
             f'{root}/array_record; or prepare it anew. '
             + _how(info.full_name.rpartition('/')[0], root / 'array_record')
         )
+    for key, one in info.splits.items():
+        if not one.num_examples:
+            check_empty(folder, key)
     counts = {key: one.num_examples for key, one in info.splits.items() if one.num_examples}
     return Prepared(builder, info.full_name, counts)
 
