@@ -26,6 +26,18 @@ def is_image(name: str) -> bool:
     return not is_hidden(name) and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
+def entries(folder: Path) -> list[Path]:
+    """Returns what lies in a folder, sorted.
+
+    Raises:
+      ValueError: it can't be listed.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise ValueError(f'{printable(str(folder))}: not readable: {error.strerror}') from error
+
+
 def walk_images(folder: Path, passed: list[Path]) -> Iterator[Path]:
     """Yields the images below a folder, in no fixed order.
 

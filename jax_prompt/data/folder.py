@@ -16,6 +16,7 @@ from jax_prompt.core.printable import printable
 from jax_prompt.data.decode import decode_image
 from jax_prompt.data.files import (
     SUFFIXES,
+    entries,
     file_size,
     holds_images,
     is_hidden,
@@ -91,7 +92,7 @@ def open_folder(
         for name in sorted(indices)
     }
     identity = [f'{name} {path} {size}' for name in splits for path, size in splits[name].files]
-    return make_source(root.resolve().name, classes, splits, identity, folder=root)
+    return make_source(printable(root.resolve().name), classes, splits, identity, folder=root)
 
 
 def find_files(root: Path, layout: Layout) -> dict[str, list[ImageFile]]:
@@ -113,7 +114,8 @@ def find_files(root: Path, layout: Layout) -> dict[str, list[ImageFile]]:
     for what, paths in (('hidden or no images', passed), ('in no class folder', loose)):
         if paths:
             named = ', '.join(printable(str(path.relative_to(root))) for path in paths[:5])
-            _LOG.warning('%s: passed over %d that are %s: %s', root, len(paths), what, named)
+            place = printable(str(root))
+            _LOG.warning('%s: passed over %d that are %s: %s', place, len(paths), what, named)
     return files
 
 
@@ -144,7 +146,7 @@ def split_of_files(
 def _sort_out(root: Path, splits: list[Path], passed: list[Path], loose: list[Path]) -> None:
     """Sorts what lies beside split folders and is no folder of images."""
     above = {*splits, *(one.parent for one in splits)}
-    for one in sorted(root.iterdir()):
+    for one in entries(root):
         if one in above:
             continue
         if not one.is_dir():
@@ -156,7 +158,7 @@ def _sort_out(root: Path, splits: list[Path], passed: list[Path], loose: list[Pa
 def _of_split(root: Path, passed: list[Path], loose: list[Path]) -> list[ImageFile]:
     """Lists the images of a split, sorted by class and path."""
     folders = subfolders(root)
-    for one in sorted({*root.iterdir()} - {*folders}):
+    for one in sorted({*entries(root)} - {*folders}):
         (loose if is_image(one.name) and not one.is_dir() else passed).append(one)
     if not folders:
         raise ValueError(f'{root}: no class folders; put the images of each class in a subfolder')
@@ -179,4 +181,5 @@ def _one_class(root: Path, classes: Sequence[str]) -> str:
     hint = ''
     if only.is_dir() and len(subfolders(only)) > 1:
         hint = f'; does the data lie one folder deeper? data={printable(str(only))}'
-    return f'{root.resolve().name}: classes {tuple(classes)}; at least two, each named once{hint}'
+    name = printable(root.resolve().name)
+    return f'{name}: classes {tuple(classes)}; at least two, each named once{hint}'

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jax_prompt.core.printable import printable
-from jax_prompt.data.files import holds_images, is_hidden, is_image, walk_images
+from jax_prompt.data.files import entries, holds_images, is_hidden, is_image, walk_images
 
 SPLITS = ('train', 'val', 'test')
 _WORDS = {
@@ -62,7 +62,7 @@ def split_of(name: str, neutral: Sequence[str] = ()) -> str | None:
 
 def subfolders(folder: Path) -> list[Path]:
     """Returns the folders in a folder that are not hidden, sorted."""
-    return sorted(one for one in folder.iterdir() if one.is_dir() and not is_hidden(one.name))
+    return [one for one in entries(folder) if one.is_dir() and not is_hidden(one.name)]
 
 
 def find_layout(root: Path) -> Layout:
@@ -126,9 +126,9 @@ def _candidates(root: Path, folders: Sequence[Path]) -> dict[Path, str]:
 
 def _inside(folder: Path) -> Path:
     """Returns the folder that holds a split's class folders: itself, or the only one in it."""
-    entries = [one for one in folder.iterdir() if not is_hidden(one.name)]
-    folders = [one for one in entries if one.is_dir()]
-    if len(folders) != 1 or any(is_image(one.name) for one in entries if not one.is_dir()):
+    folders = subfolders(folder)
+    files = [one for one in entries(folder) if is_image(one.name) and not one.is_dir()]
+    if len(folders) != 1 or files:
         return folder
     split, words = _read(folders[0].name)
     same = folders[0].name == folder.name or (split and split == _read(folder.name)[0])

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from jax_prompt.core.printable import printable
-from jax_prompt.data.files import file_size, is_image, read_file
+from jax_prompt.data.files import entries, file_size, is_image, read_file
 from jax_prompt.data.folder import ImageFile, split_of_files
 from jax_prompt.data.layout import SPLITS, split_of
 from jax_prompt.data.split import Source, make_source
@@ -27,23 +27,28 @@ _FOLDERS = ('', 'images', 'Images')
 
 
 @dataclass(frozen=True)
-class _List:
-    """A list file and what it says: the class of each image."""
+class ImageList:
+    """A list file and what it says.
+
+    Attributes:
+      path: of the file.
+      rows: (image, class) as they stand in it.
+    """
 
     path: Path
     rows: tuple[tuple[str, str], ...]
 
 
-def find_lists(root: Path) -> dict[str, _List]:
+def find_lists(root: Path) -> dict[str, ImageList]:
     """Returns the lists of a folder by split; {} where none lists training images.
 
     Raises:
       ValueError: several lists of one split, or one that begins as a list and goes on otherwise.
     """
-    found: dict[str, list[_List]] = {}
+    found: dict[str, list[ImageList]] = {}
     for path in _named_as_splits(root):
         if rows := _read(path):
-            found.setdefault(split_of(path.stem) or '', []).append(_List(path, rows))
+            found.setdefault(split_of(path.stem) or '', []).append(ImageList(path, rows))
     lists = {split: _only(root, split, several) for split, several in found.items()}
     both = lists.pop('train+val', None)
     if both is not None and not {'train', 'val'} & lists.keys():
@@ -53,6 +58,7 @@ def find_lists(root: Path) -> dict[str, _List]:
 
 def open_lists(
     root: Path,
+    lists: Mapping[str, ImageList],
     val_fraction: float,
     test_fraction: float,
     seed: int,
@@ -63,6 +69,7 @@ def open_lists(
 
     Args:
       root: the folder.
+      lists: its lists, as `find_lists` gives them.
       val_fraction: share of train, stratified, that becomes val where there is no list of val.
       test_fraction: likewise test.
       seed: of that draw.
@@ -74,13 +81,12 @@ def open_lists(
     Raises:
       ValueError: no list of train, or an image that a list names is not there.
     """
-    lists = find_lists(root)
-    if not lists:
+    if 'train' not in lists:
         raise ValueError(f'{root}: no list of training images, as train.json or train.txt')
     used = ', '.join(f'{split} by {lists[split].path.name}' for split in SPLITS if split in lists)
     rest = {one.name for one in _named_as_splits(root)} - {one.path.name for one in lists.values()}
     unused = f'; not used: {printable(", ".join(sorted(rest)))}' if rest else ''
-    _LOG.warning('%s: %s%s', root, used, unused)
+    _LOG.warning('%s: %s%s', printable(str(root)), used, unused)
     files = {split: _files(root, one) for split, one in lists.items()}
     everything = [file for name in SPLITS for file in files.get(name, ())]
     names = {file.label for file in everything}
@@ -100,14 +106,14 @@ def open_lists(
     identity = [f'{name} {path} {size}' for name in splits for path, size in splits[name].files]
     # A named task's images are fixed: where they changed, there is no folder to take others from.
     folder = root if exif else None
-    name = root.resolve().name
+    name = printable(root.resolve().name)
     return make_source(name, classes, splits, identity, all_classes=False, folder=folder)
 
 
 def _named_as_splits(root: Path) -> list[Path]:
     """Returns the files of a folder that are named as lists of a split, sorted."""
-    files = [one for one in root.iterdir() if one.suffix in ('.json', '.txt') and one.is_file()]
-    return sorted(one for one in files if split_of(one.stem))
+    files = [one for one in entries(root) if one.suffix in ('.json', '.txt') and one.is_file()]
+    return [one for one in files if split_of(one.stem)]
 
 
 def _read(path: Path) -> tuple[tuple[str, str], ...]:
@@ -145,7 +151,7 @@ def _from_lines(path: Path, text: str) -> tuple[tuple[str, str], ...]:
     return tuple(rows)
 
 
-def _only(root: Path, split: str, lists: Sequence[_List]) -> _List:
+def _only(root: Path, split: str, lists: Sequence[ImageList]) -> ImageList:
     """Returns the list of a split: the one that is called as the split where there are several."""
     exact = [one for one in lists if one.path.stem == split]
     chosen = exact if len(lists) > 1 else lists
@@ -155,7 +161,7 @@ def _only(root: Path, split: str, lists: Sequence[_List]) -> _List:
     return chosen[0]
 
 
-def _files(root: Path, one: _List) -> list[ImageFile]:
+def _files(root: Path, one: ImageList) -> list[ImageFile]:
     """Returns the images of a list."""
     for name, _ in one.rows:
         if Path(name).is_absolute() or '..' in Path(name).parts:

@@ -100,8 +100,8 @@ def _open_folder(root: Path, split_folders: bool, fractions: tuple[float, float,
     from jax_prompt.data.folder import open_folder
     from jax_prompt.data.lists import find_lists, open_lists
 
-    if split_folders and find_lists(root):
-        return open_lists(root, *fractions)
+    if split_folders and (lists := find_lists(root)):
+        return open_lists(root, lists, *fractions)
     return open_folder(root, *fractions, split_folders=split_folders)
 
 
@@ -124,9 +124,10 @@ def _open_task(
     task = find_task(name)
     published = published_lists(task, data_dir)
     if published is not None:
-        from jax_prompt.data.lists import open_lists
+        from jax_prompt.data.lists import find_lists, open_lists
 
-        return replace(open_lists(published, *fractions, exif=False), name=name)
+        lists = find_lists(published)
+        return replace(open_lists(published, lists, *fractions, exif=False), name=name)
     if task.rule is not None:
         from jax_prompt.data.task_source import open_ruled
 
