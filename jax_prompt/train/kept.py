@@ -51,6 +51,20 @@ def check_unchanged(config: RunConfig, workdir: Path, result: dict[str, Any]) ->
         raise ValueError(_changed(source, workdir, changed))
 
 
+def check_kept(config: RunConfig, workdir: Path) -> None:
+    """Compares data with what a run or a search in a directory keeps of it, if it keeps any.
+
+    Raises:
+      ValueError: the data has changed, or can't be opened.
+    """
+    kept = read_kept(workdir / _NAME)
+    if kept is None:
+        return
+    source = open_data(config, config.data)
+    if changed := changes(kept, source):
+        raise ValueError(_changed(source, workdir, changed))
+
+
 def kept_of(workdir: Path, result: dict[str, Any]) -> Kept:
     """Returns what a finished run keeps of its data.
 

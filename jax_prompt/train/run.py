@@ -28,7 +28,7 @@ from jax_prompt.evals.classify import evaluate
 from jax_prompt.methods import get_method
 from jax_prompt.train.build import Prefixed, build_backbone, init_added
 from jax_prompt.train.config import RunConfig
-from jax_prompt.train.kept import check_unchanged, keep
+from jax_prompt.train.kept import check_kept, check_unchanged, keep
 from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.loop import fit
 from jax_prompt.train.optim import Hyper
@@ -92,7 +92,10 @@ def search(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> di
     workdir = Path(workdir)
     claim(config, workdir)
     chosen = read_json(workdir / 'chosen.json')
-    return _Run(config, workdir, quiet).search() if chosen is None else chosen
+    if chosen is None:
+        return _Run(config, workdir, quiet).search()
+    check_kept(config, workdir)
+    return chosen
 
 
 @dataclass

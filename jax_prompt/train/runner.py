@@ -27,6 +27,7 @@ from jax_prompt.train.benchmark import (
 from jax_prompt.train.build import build_backbone
 from jax_prompt.train.claims import DEAD_SECONDS, Claim, Found, look, take
 from jax_prompt.train.config import RunConfig
+from jax_prompt.train.kept import check_kept
 from jax_prompt.train.log import read_json, write_json, write_text
 from jax_prompt.train.run import run, search
 from jax_prompt.train.splits import open_data
@@ -140,6 +141,8 @@ class Runner:
             if unit.seed is None:
                 search(config, claim.directory, quiet=self.quiet)
                 return None
+            if named_task(unit.task) is None:  # the data that the search chose on
+                check_kept(config, unit.folder.with_name(SEARCH) / 'run')
             run(config, claim.directory, quiet=self.quiet)
             row = from_workdir(claim.directory, unit.task, self.benchmark.name)
             if claim.held():

@@ -13,7 +13,7 @@ from jax_prompt.data.kept import changes, describe, read_kept, write_kept
 from jax_prompt.data.split import Unreadable
 from jax_prompt.train import run as runs
 from jax_prompt.train.benchmark import Benchmark
-from jax_prompt.train.kept import check_unchanged, keep, open_evaluated
+from jax_prompt.train.kept import check_kept, check_unchanged, keep, open_evaluated
 from jax_prompt.train.run import run
 from jax_prompt.train.runner import check_tests
 from jax_prompt.train.splits import load_splits, open_data
@@ -92,6 +92,9 @@ def test_a_run_goes_on_with_the_same_data_alone(trained, pets, tmp_path):
     source = open_data(config, config.data)
     with pytest.raises(ValueError, match=r'run.* began: 1 image is new: dog/099\.png.*--workdir'):
         check_unchanged(config, workdir, result)
+    with pytest.raises(ValueError, match='1 image is new'):
+        check_kept(config, workdir)
+    check_kept(config, tmp_path)  # keeps nothing
     keep(source, workdir)  # nothing was trained: the new data is taken
     assert read_kept(workdir / 'split.json.gz') == describe(source)
     (workdir / 'metrics.jsonl').write_text('{}\n')
