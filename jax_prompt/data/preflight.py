@@ -9,7 +9,8 @@ from jax_prompt.data.sources import open_source, published_lists
 from jax_prompt.data.task import Rule, Task
 from jax_prompt.data.tasks import TASKS, find_task
 from jax_prompt.data.tfds_files import check_folder
-from jax_prompt.data.tfds_source import Prepared, data_root, open_prepared, prepared_folder
+from jax_prompt.data.tfds_folders import data_root, prepared_folder
+from jax_prompt.data.tfds_source import Prepared, open_prepared
 
 READY, CONVERT, MISSING, UNFIT = 'ready', 'convert', 'missing', 'unfit'
 _INFO = 'dataset_info.json'

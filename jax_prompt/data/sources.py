@@ -109,7 +109,7 @@ def published_lists(task: Task, data_dir: str | None) -> Path | None:
     """Returns the folder of an FGVC task's published lists, DATA_DIR/fgvc/cub; None without."""
     if not task.name.startswith('fgvc/'):
         return None
-    from jax_prompt.data.tfds_source import data_root
+    from jax_prompt.data.tfds_folders import data_root
 
     folder = data_root(data_dir) / task.name
     return folder if (folder / 'train.json').is_file() else None
@@ -143,7 +143,7 @@ def _open_task(
             data_dir=data_dir,
             draw_seed=draw_seed,
         )
-    from jax_prompt.data.tfds_source import data_root
+    from jax_prompt.data.tfds_folders import data_root
 
     root = data_root(data_dir) / rest
     if not root.is_dir():

@@ -9,7 +9,6 @@ import contextlib
 import io
 import logging
 import os
-import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +21,9 @@ from jax_prompt.data.labels import LabelRule
 from jax_prompt.data.labels import stored as stored_label
 from jax_prompt.data.split import Source, Split, make_source, take
 from jax_prompt.data.tfds_files import check_counts, check_empty, open_builder
+from jax_prompt.data.tfds_folders import data_root, how_to_prepare, prepared_folder
 
 _LOG = logging.getLogger(__name__)
-_SPEC = re.compile(r'^(?P<name>\w+)(/(?P<config>[^:]+))?(:(?P<version>\d+\.\d+\.\d+))?$')
-_VERSION = re.compile(r'^\d+\.\d+\.\d+$')
 _INFO = 'dataset_info.json'
 _VAL_NAMES = ('validation', 'val', 'valid')
 _UNLABELLED = -1
@@ -103,55 +101,6 @@ def prepare_own(name: str, data_dir: str | None = None) -> Path:
             if not (final / _INFO).is_file():  # another process was first, else an error
                 raise
     return final
-
-
-def data_root(data_dir: str | None) -> Path:
-    """Returns the folder in which data is prepared; None: TFDS's default."""
-    if data_dir:
-        return Path(data_dir).expanduser()
-    import tensorflow_datasets as tfds
-
-    return Path(tfds.core.constants.DATA_DIR).expanduser()
-
-
-def _find(name: str, config: str | None, version: str | None, root: Path) -> Path:
-    """Returns the folder of prepared data.
-
-    Raises:
-      ValueError: there is none, or several configs and none is asked for.
-    """
-    full = f'{name}/{config}' if config else name
-    base = root / full
-    versions = _versions(base)
-    if not versions and not config:
-        configs = sorted(p.name for p in base.iterdir() if _versions(p)) if base.is_dir() else []
-        if len(configs) > 1:
-            raise ValueError(f'{base} holds configs {configs}; name one: tfds:{name}/{configs[0]}')
-        if configs:
-            full = f'{name}/{configs[0]}'
-            base = root / full
-            versions = _versions(base)
-    chosen = version or (versions[-1] if versions else '')
-    if chosen not in versions:
-        found = f'; prepared there: {versions}' if versions else ''
-        asked = f'{full}:{version}' if version else full
-        raise ValueError(f'tfds:{asked} is not prepared in {base}{found}. {_how(asked, root)}')
-    return base / chosen
-
-
-def _versions(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    names = [p.name for p in folder.iterdir() if _VERSION.match(p.name) and (p / _INFO).is_file()]
-    return sorted(names, key=lambda name: [int(part) for part in name.split('.')])
-
-
-def _how(name: str, root: Path) -> str:
-    return (
-        'Prepare it (some sets need TensorFlow or a manual download for this), or set data_dir:\n'
-        f"  python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
-        f"data_dir='{root}', file_format='array_record').download_and_prepare()\""
-    )
 
 
 @dataclass(frozen=True)
@@ -240,18 +189,6 @@ def open_prepared(spec: str, data_dir: str | None) -> Prepared:
     return open_folder_of(prepared_folder(spec, data_root(data_dir)))
 
 
-def prepared_folder(spec: str, root: Path) -> Path:
-    """Returns the folder of prepared data, 'NAME[/CONFIG][:VERSION]', in a root.
-
-    Raises:
-      ValueError: it is not prepared there, or the specification is of another form.
-    """
-    match = _SPEC.match(spec)
-    if match is None:
-        raise ValueError(f"'tfds:{spec}'; allowed: tfds:NAME[/CONFIG][:VERSION]")
-    return _find(match['name'], match['config'], match['version'], root)
-
-
 def open_folder_of(folder: Path) -> Prepared:
     """Opens the folder of prepared TFDS data.
 
@@ -267,7 +204,7 @@ def open_folder_of(folder: Path) -> Prepared:
             f'{folder} is prepared as {formats}; only array_record can be read without TensorFlow. '
             f'Convert it: python launch/prepare_data.py --convert {folder} --data_dir '
             f'{root}/array_record; or prepare it anew. '
-            + _how(info.full_name.rpartition('/')[0], root / 'array_record')
+            + how_to_prepare(info.full_name.rpartition('/')[0], root / 'array_record')
         )
     for key, one in info.splits.items():
         if not one.num_examples:
