@@ -39,8 +39,8 @@ def open_source(
         'tfds:NAME[/CONFIG][:VERSION]', or one of the project's own: 'digits', 'shapes',
         'scenes/count', '.../position', '.../orientation', '.../distance'. In front of any,
         'fewshotK/', 'fractionP/' or 'longtailR/' takes a subset of it (`drawn.py`).
-      val_fraction: share of train that becomes val where the data has no val.
-      test_fraction: share of train that becomes test where the data has no test; 0: no test.
+      val_fraction: share of train that becomes val where the data has none.
+      test_fraction: likewise test; 0: no test.
       seed: of the stratified draw of these.
       data_dir: where TFDS data is prepared; None: TFDS's own default.
       draw_seed: of subsets, so that runs of different seeds share one.
@@ -63,14 +63,12 @@ def open_source(
             data_dir=data_dir,
         )
         return draw_subset(whole, kind, amount, draw_seed)
-    if data.startswith('tfds:'):
-        from jax_prompt.data.tfds_source import open_tfds
+    if data.startswith('tfds:') or data in _OWN:
+        from jax_prompt.data.tfds_source import open_own, open_tfds
 
+        if data in _OWN:
+            return open_own(data, *fractions, data_dir)
         return open_tfds(data.removeprefix('tfds:'), *fractions, data_dir)
-    if data in _OWN:
-        from jax_prompt.data.tfds_source import open_own
-
-        return open_own(data, *fractions, data_dir)
     if any(task.name == data for task in ALL):
         return _open_task(data, fractions, data_dir, draw_seed)
     found = folder_of(data)

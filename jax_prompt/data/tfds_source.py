@@ -230,14 +230,17 @@ def _open(prepared: Prepared, val_fraction: float, test_fraction: float) -> Sour
         if split is None:
             continue
         part = whole(split)
-        if np.all(part.labels == _UNLABELLED):
+        known = np.flatnonzero(part.labels != _UNLABELLED)
+        if len(known) < len(part):
             _LOG.warning(
-                "%s/%s: its %d examples have the label -1, TFDS's mark of an unknown label; they "
-                'are left out, so there is no %s split of its own',
-                *(name, split, len(part), key),
+                "%s/%s: %d of its %d examples have the label -1, TFDS's mark of an unknown label; "
+                'they are left out%s',
+                *(name, split, len(part) - len(known), len(part)),
+                '' if len(known) else f', so there is no {key} split of its own',
             )
-            continue
-        splits[key] = part
+            part = take(split, part, known)
+        if len(part):
+            splits[key] = part
     splits = _complete(name, splits, val_fraction, test_fraction)
     return make_source(name, features[label_key].names, splits, [name])
 

@@ -117,9 +117,14 @@ def test_a_test_split_without_labels_is_left_out_and_said(monkeypatch, caplog):
     prepared = tfds_source.Prepared(builder, 'own/1.0.0', {'train': 10, 'test': 4})
     source = tfds_source._open(prepared, 0.2, 0.0)
     assert {name: len(split) for name, split in source.splits.items()} == {'train': 8, 'val': 2}
-    assert 'own/1.0.0/test: its 4 examples have the label -1' in caplog.text
-    labels['test'][0] = 1
-    with pytest.raises(ValueError, match=r"3 labels of split 'test' lie outside.*test\[1\]: -1"):
+    assert 'own/1.0.0/test: 4 of its 4 examples have the label -1' in caplog.text
+    assert 'so there is no test split' in caplog.text
+    labels['test'][2] = 1
+    test = tfds_source._open(prepared, 0.2, 0.0).splits['test']
+    assert test.labels.tolist() == [1] and test.where(0) == 'test[2]'
+    assert '3 of its 4 examples' in caplog.text
+    labels['train'][3] = -1
+    with pytest.raises(ValueError, match=r"1 labels of split 'train' lie outside.*train\[3\]: -1"):
         tfds_source._open(prepared, 0.2, 0.0)
 
 

@@ -77,7 +77,7 @@ def test_data_without_files_is_refused_when_it_changed(make_config, tmp_path):
     kept, result = describe(open_data(config, config.data)), {'trained_on': 'train'}
     assert open_evaluated(config, kept, result, 'test', '')[1] == {}
     write_pack(tmp_path / 'a.npz', [*files, *files[:5]])
-    with pytest.raises(ValueError, match=r'a\.npz has changed since .*25.*|a\.npz has changed'):
+    with pytest.raises(ValueError, match=r'a\.npz has changed since the run was trained: .*--data'):
         open_evaluated(config, kept, result, 'test', '')
     assert "'train': 12" in changes(kept, open_data(config, config.data))
 
@@ -165,8 +165,6 @@ def test_a_task_without_test_images_is_refused_first(pets, make_config):
 
 
 def test_unreadable_images_of_all_splits_are_one_message(pets, make_config):
-    for path in ('cat/001.png', 'dog/055.png'):
-        (pets / path).write_bytes(b'bad')
     for name, first in (('cat', 0), ('dog', 50)):
         for split in ('train', 'test'):
             write_class(pets.parent / 'parts' / split / name, 4, first)
@@ -175,7 +173,9 @@ def test_unreadable_images_of_all_splits_are_one_message(pets, make_config):
     config = make_config(data=str(pets.parent / 'parts'))
     with pytest.raises(ValueError, match=r"1 of the 8 images of split 'test'") as error:
         load_splits(config, open_data(config, config.data).splits, 8)
-    assert 'train/cat/001.png' in str(error.value) or 'val' in str(error.value)
+    text = str(error.value)
+    assert 'train/cat/001.png' in text and 'test/cat/001.png' in text
+    assert "split 'train'" in text or "split 'val'" in text
 
 
 def test_images_in_two_splits_are_counted(make_config, tmp_path, caplog):
