@@ -95,8 +95,11 @@ def _rgb(image) -> np.ndarray:
     """Returns a Pillow image as [H, W, 3] uint8, some rows at a time to save memory."""
     if image.mode == 'F':
         raise ValueError('grey values are floats of unknown range; save it as 8-bit')
-    out = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(_STRIP // image.width, 1)
+    if image.height <= rows:
+        pixels = _strip(image)
+        return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+    out = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
         out[top:bottom] = _strip(image.crop((0, top, image.width, bottom)))
@@ -116,4 +119,4 @@ def _strip(image) -> np.ndarray:
         image = image.convert('RGBA')
         white = Image.new('RGBA', image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
-    return np.asarray(image.convert('RGB'))
+    return np.array(image if image.mode == 'RGB' else image.convert('RGB'))
