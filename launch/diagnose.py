@@ -36,10 +36,11 @@ from jax_prompt.evals.diagnostics import (
     normalised_mutual_information,
 )
 from jax_prompt.evals.record import find_parts, record, solve_residuals
+from jax_prompt.train.kept import open_evaluated
 from jax_prompt.train.log import write_json
 from jax_prompt.train.restore import Restored, restore
 from jax_prompt.train.snapshots import find_snapshots, load_snapshot
-from jax_prompt.train.splits import load_split, open_data
+from jax_prompt.train.splits import load_split
 from jax_prompt.tuners.gated import GatedVPT
 
 _BATCH = 8  # images recorded at once: the tokens of all layers are kept
@@ -70,12 +71,7 @@ def pick_images(run: Restored, options: Options) -> np.ndarray:
     Raises:
       ValueError: no such split.
     """
-    source = open_data(run.config, run.config.data)
-    if options.split not in source.splits:
-        raise ValueError(
-            f'{source.name} has no split {options.split!r}; it has {sorted(source.splits)}'
-        )
-    whole = source.splits[options.split]
+    whole, _ = open_evaluated(run.config, run.kept, run.result, options.split, '')
     count = min(options.num_images, len(whole))
     index = np.linspace(0, len(whole) - 1, count).round().astype(int)
     part = Split(

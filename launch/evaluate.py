@@ -1,4 +1,7 @@
-"""Evaluate a finished run: python launch/evaluate.py --workdir DIR [--split test] [--data DATA]."""
+"""Evaluate a finished run: python launch/evaluate.py --workdir DIR [--split test] [--data DATA].
+
+Other data may be a folder with one subfolder a class: all its images are evaluated.
+"""
 
 import argparse
 import json
@@ -12,10 +15,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='Evaluate a finished run.')
     parser.add_argument('--workdir', required=True, help='the run directory')
     parser.add_argument('--split', default='test', help='train, val or test')
-    parser.add_argument('--data', default='', help="other data with the run's classes")
+    parser.add_argument('--data', default='', help="other data; its classes are among the run's")
     args = parser.parse_args()
     try:
-        print(json.dumps(restore(args.workdir).evaluate(args.split, args.data)))
+        found = restore(args.workdir).evaluate(args.split, args.data)
+        print(json.dumps(found))
+        if 'data_changed' in found:
+            print(
+                f'note: the data has changed since the run was trained: {found["data_changed"]}. '
+                'Evaluated are the images that the run had',
+                file=sys.stderr,
+            )
+        if 'seen_in_training' in found:
+            print(f'note: this run was trained on {args.split}', file=sys.stderr)
     except (ValueError, FileNotFoundError) as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)

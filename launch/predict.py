@@ -1,6 +1,7 @@
 """Predict: python launch/predict.py --workdir DIR IMAGE_OR_FOLDER ... [--top 5] [--format jsonl].
 
-Images in, the most probable classes out: a table, or a JSON line an image.
+Images in, the most probable classes out: a table, or a JSON line an image. An image that can't
+be read gets a row that says why, the others go on, and the exit code is 2.
 """
 
 import argparse
@@ -8,26 +9,35 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from jax_prompt.core.printable import printable
+from jax_prompt.data.files import SUFFIXES, walk_images
+from jax_prompt.data.split import Unreadable
 from jax_prompt.train.restore import Restored, restore
-
-_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm'}
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:
     """Returns the image files among the paths and in the folders among them, in a fixed order.
 
+    In folders the rule of training holds (`data/files.py`); a file that is named is always tried.
+
     Raises:
       FileNotFoundError: a path that isn't there, or a folder without images.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for path in (Path(one).expanduser() for one in paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in _SUFFIXES)
+            passed: list[Path] = []
+            inside = sorted(walk_images(path, passed))
             if not inside:
-                raise FileNotFoundError(f'no images in {path}; suffixes: {sorted(_SUFFIXES)}')
+                raise FileNotFoundError(f'no images in {path}; suffixes: {sorted(SUFFIXES)}')
+            if passed:
+                named = ', '.join(printable(one.name) for one in passed[:5])
+                text = f'{path}: passed over {len(passed)} that are hidden or no images: {named}'
+                print(text, file=sys.stderr)
             found.extend(inside)
         elif path.exists():
             found.append(path)
@@ -37,16 +47,42 @@ def find_images(paths: Sequence[str]) -> list[Path]:
 
 
 def rows(run: Restored, images: list[Path], top: int, chunk: int = 1024) -> Iterator[dict]:
-    """Yields {'image', 'predictions': [{'class', 'probability'}, ...]} for each image."""
+    """Yields {'image', 'predictions': [{'class', 'probability'}, ...]} for each image.
+
+    An image that can't be read has 'error' in place of 'predictions'.
+    """
     for start in range(0, len(images), chunk):
         part = images[start : start + chunk]
-        for path, probabilities in zip(part, run.predict(part), strict=True):
-            best = np.argsort(-probabilities, kind='stable')[:top]
+        errors, probabilities = _predict(run, part)
+        rest = iter(probabilities)
+        for i, path in enumerate(part):
+            row: dict[str, Any] = {'image': str(path)}
+            if i in errors:
+                yield row | {'error': errors[i]}
+                continue
+            one = next(rest)
+            best = np.argsort(-one, kind='stable')[:top]
             predictions = [
-                {'class': run.classes[k], 'probability': round(float(probabilities[k]), 6)}
-                for k in best
+                {'class': run.classes[k], 'probability': round(float(one[k]), 6)} for k in best
             ]
-            yield {'image': str(path), 'predictions': predictions}
+            yield row | {'predictions': predictions}
+
+
+def _predict(run: Restored, images: list[Path]) -> tuple[dict[int, str], Sequence[np.ndarray]]:
+    """Returns why images can't be read, by index, and the probabilities of the others."""
+    try:
+        return {}, list(run.predict(images))
+    except Unreadable as error:
+        errors = error.reasons
+    readable = [path for i, path in enumerate(images) if i not in errors]
+    return errors, list(run.predict(readable)) if readable else []
+
+
+def _shown(row: dict[str, Any]) -> list[str]:
+    """Returns the cells of a table's row after the image."""
+    if 'error' in row:
+        return [f'error: {row["error"]}']
+    return [f'{p["class"]} {100 * p["probability"]:.1f} %' for p in row['predictions']]
 
 
 def main() -> None:
@@ -62,12 +98,15 @@ def main() -> None:
     try:
         images = find_images(args.images)
         run = restore(args.workdir)
+        failed = []
         for row in rows(run, images, args.top):
+            failed += [row['error']] if 'error' in row else []
             if args.format == 'jsonl':
                 print(json.dumps(row))
                 continue
-            shown = (f'{p["class"]} {100 * p["probability"]:.1f} %' for p in row['predictions'])
-            print(f'{row["image"]}\t' + '\t'.join(shown))
+            print('\t'.join(map(printable, (row['image'], *_shown(row)))))
+        if failed:
+            raise ValueError(f'{len(failed)} of {len(images)} images: {"; ".join(failed[:10])}')
     except (ValueError, FileNotFoundError) as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jax_prompt.core.files import temporary_folder
+from jax_prompt.data.tfds_files import open_builder
 from jax_prompt.data.tfrecord import read_records
 
 _FROM, _TO = 'tfrecord', 'array_record'
@@ -45,7 +46,7 @@ def convert(
         raise ValueError(f'{folder} has no {_INFO}; name the folder of a version, as dtd/3.0.1')
     import tensorflow_datasets as tfds
 
-    info = tfds.builder_from_directory(folder).info
+    info = open_builder(folder).info
     formats = sorted(one.value for one in info.available_file_formats())
     if info.file_format is None or info.file_format.value != _FROM:
         raise ValueError(f'{folder} is prepared as {formats}; only {_FROM} is converted')
@@ -120,5 +121,12 @@ def _check_first(tfds, folder: Path) -> None:
         if isinstance(feature, tfds.features.Image)
     }
     for name, split in builder.info.splits.items():
-        if split.num_examples:
+        if not split.num_examples:
+            continue
+        try:
             builder.as_data_source(name, decoders=skip, file_format=_TO)[0]
+        except Exception as error:  # protobuf's errors have no common base but this
+            text = f'{type(error).__name__}: {error}'
+            raise ValueError(
+                f"{builder.info.full_name}: the first example of {name} can't be read: {text}"
+            ) from error

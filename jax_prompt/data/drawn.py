@@ -72,4 +72,11 @@ def draw_subset(source: Source, kind: str, amount: int, seed: int) -> Source:
     name = f'{kind}{amount}/{source.name}'
     identity = [source.fingerprint, *members]
     everywhere = bool(np.all(np.isin(np.arange(len(source.classes)), train.labels)))
-    return make_source(name, source.classes, splits, identity, all_classes=everywhere)
+    return make_source(
+        name,
+        source.classes,
+        splits,
+        identity,
+        all_classes=everywhere,
+        folder=source.folder,
+    )

@@ -1,9 +1,11 @@
 """FGVC: five fine-grained tasks.
 
 The splits of Visual Prompt Tuning (Jia et al. 2022, arXiv:2203.12119): where a set has no
-validation split, its training split gives 90 % to train and the rest to val. Which images these are
-was never published; here it is a stratified draw of seed 0. Sizes: Table S1 of arXiv:2402.02382.
-Results are top-1 accuracies of the run that trained on train.
+validation split, its training split gives 90 % to train and the rest to val. The README of its code
+links to lists of these images: train.json, val.json and test.json of each task. Where they lie with
+the images in DATA_DIR/fgvc/NAME, they are read (`lists.py`). Without them, val is a stratified draw
+of seed 0. Sizes: Table S1 of arXiv:2402.02382. Results are top-1 accuracies of the run that trained
+on train.
 
 Images: the shorter side to 256 (bilinear, antialiased), then 224 from the centre; in training a
 random window and random mirroring. The released code draws that window from the whole resized

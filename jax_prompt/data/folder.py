@@ -1,46 +1,54 @@
 """Image folder: a subfolder per class, at the top or inside train, val and test folders.
 
-The class is the first folder's name; images may lie deeper. Symlinks are followed. Hidden files and
-folders and files that are no images are passed over, and a log line counts and names them.
+The class is the first folder's name; images may lie deeper. Which folders are splits is told in
+`layout.py`, which files are images in `files.py`. What is passed over is counted and named in a
+warning.
 """
 
 import logging
-import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from jax_prompt.core.printable import printable
 from jax_prompt.data.decode import decode_image
+from jax_prompt.data.files import (
+    SUFFIXES,
+    entries,
+    file_size,
+    holds_images,
+    is_hidden,
+    is_image,
+    read_file,
+    walk_images,
+)
+from jax_prompt.data.layout import SPLITS, Layout, find_layout, subfolders
 from jax_prompt.data.split import Source, Split, make_source
 from jax_prompt.data.subsets import complete
 
 _LOG = logging.getLogger(__name__)
-_ALIASES = {
-    'train': 'train',
-    'training': 'train',
-    'val': 'val',
-    'valid': 'val',
-    'validation': 'val',
-    'test': 'test',
-    'testing': 'test',
-}
-_IMAGES = {
-    *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.bmp', '.webp', '.avif'),
-    *('.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm'),
-}
 
 
 @dataclass(frozen=True)
-class _File:
+class ImageFile:
+    """A labelled image file.
+
+    Attributes:
+      path: of the file.
+      label: name of its class.
+      size: bytes.
+    """
+
     path: Path
-    folder: str  # the class
-    split: str
-    size: int  # bytes
+    label: str
+    size: int
 
 
-def open_folder(root: Path, val_fraction: float, test_fraction: float, seed: int) -> Source:
+def open_folder(
+    root: Path, val_fraction: float, test_fraction: float, seed: int, *, split_folders: bool = True
+) -> Source:
     """Opens an image folder.
 
     Args:
@@ -48,6 +56,7 @@ def open_folder(root: Path, val_fraction: float, test_fraction: float, seed: int
       val_fraction: share of train, stratified, that becomes val where there is no val folder.
       test_fraction: likewise test.
       seed: of that draw.
+      split_folders: whether folders named as splits are splits; False: all are classes.
 
     Returns:
       The source; classes are the sorted folder names, examples are named by their paths.
@@ -55,122 +64,122 @@ def open_folder(root: Path, val_fraction: float, test_fraction: float, seed: int
     Raises:
       ValueError: no classes, an empty one, one in val or test that train lacks.
     """
-    ignored: list[Path] = []
-    files: list[_File] = []
-    for split, folder in _split_folders(root, ignored).items():
-        files += _files(folder, split, ignored)
-    if ignored:
-        named = ', '.join(str(path.relative_to(root)) for path in ignored[:5])
-        _LOG.warning('%s: passed over %d that are no images: %s', root, len(ignored), named)
-    classes = sorted({file.folder for file in files if file.split == 'train'})
+    files = find_files(root, find_layout(root) if split_folders else Layout({}))
+    if 'train' not in files:
+        raise ValueError(f'{root}: {sorted(files)} without class folders in a train folder')
+    everything = [file for name in SPLITS for file in files.get(name, ())]
+    classes = sorted({file.label for file in files['train']})
+    if len(classes) < 2:
+        raise ValueError(_one_class(root, classes))
     codes = {name: code for code, name in enumerate(classes)}
-    unknown = sorted(file.path for file in files if file.folder not in codes)
+    unknown = sorted(file.path for file in everything if file.label not in codes)
     if unknown:
         raise ValueError(
-            f'{unknown[0]}: its class folder has no counterpart in train, which has {classes[:20]}'
+            f'{printable(str(unknown[0]))}: its class folder has no counterpart in train, which '
+            f'has {classes[:20]}'
         )
-    labels = np.array([codes[file.folder] for file in files], np.int32)
+    labels = np.array([codes[file.label] for file in everything], np.int32)
+    ends = np.cumsum([len(files.get(name, ())) for name in SPLITS])
     parts = {
-        name: np.array([i for i, file in enumerate(files) if file.split == name], np.int64)
-        for name in ('train', 'val', 'test')
+        name: np.arange(end - len(files.get(name, ())), end)
+        for name, end in zip(SPLITS, ends, strict=True)
     }
     indices = complete(labels, parts, val_fraction, test_fraction, seed)
-    splits = {name: _split(name, files, labels, indices[name]) for name in sorted(indices)}
-    identity = [
-        f'{name} {files[i].path.relative_to(root).as_posix()} {files[i].size}'
-        for name in splits
-        for i in indices[name]
-    ]
-    return make_source(root.resolve().name, classes, splits, identity)
+    splits = {
+        name: split_of_files(
+            name, root, [everything[i] for i in indices[name]], labels[indices[name]]
+        )
+        for name in sorted(indices)
+    }
+    identity = [f'{name} {path} {size}' for name in splits for path, size in splits[name].files]
+    return make_source(printable(root.resolve().name), classes, splits, identity, folder=root)
 
 
-def _split(name: str, files: list[_File], labels: np.ndarray, index: np.ndarray) -> Split:
-    paths = [files[i].path for i in index]
+def find_files(root: Path, layout: Layout) -> dict[str, list[ImageFile]]:
+    """Lists the images of each split; of 'train' alone where there are no split folders.
+
+    A warning counts and names what is passed over.
+
+    Raises:
+      ValueError: no class folders, or one without images.
+    """
+    passed: list[Path] = []
+    loose: list[Path] = []
+    places = layout.splits or {'train': root}
+    if layout.splits:
+        _sort_out(root, [*layout.splits.values()], passed, loose)
+    files = {split: _of_split(folder, passed, loose) for split, folder in places.items()}
+    for note in layout.notes:
+        _LOG.warning('%s', printable(note))
+    for what, paths in (('hidden or no images', passed), ('in no class folder', loose)):
+        if paths:
+            named = ', '.join(printable(str(path.relative_to(root))) for path in paths[:5])
+            place = printable(str(root))
+            _LOG.warning('%s: passed over %d that are %s: %s', place, len(paths), what, named)
+    return files
+
+
+def split_of_files(
+    name: str, root: Path, files: Sequence[ImageFile], labels: np.ndarray, *, exif: bool = True
+) -> Split:
+    """Returns the split of some image files.
+
+    Args:
+      name: of the split.
+      root: the folder that their names are relative to.
+      files: the images.
+      labels: [n] int32.
+      exif: turn images as their EXIF orientation says.
+    """
+    paths = [file.path for file in files]
 
     def read(i: int) -> np.ndarray:
-        try:
-            data = paths[i].read_bytes()
-        except OSError as error:
-            raise ValueError(f'{paths[i]}: not readable: {error.strerror}') from error
-        return decode_image(data, str(paths[i]))
+        return decode_image(read_file(paths[i]), where(i), exif=exif)
 
-    return Split(name, labels[index], read, lambda i: str(paths[i]))
+    def where(i: int) -> str:
+        return printable(str(paths[i]))
 
-
-def _split_folders(root: Path, ignored: list[Path]) -> dict[str, Path]:
-    """Returns the folder of class folders of each split; 'train' alone where there are none."""
-    folders = _class_folders(root, ignored)
-    found: dict[str, Path] = {}
-    for folder in folders:
-        split = _ALIASES.get(folder.name.lower())
-        if split in found:
-            raise ValueError(f'{root}: {found[split].name} and {folder.name} are the same split')
-        if split is not None:
-            found[split] = folder
-    others = [folder for folder in folders if folder not in found.values()]
-    # A folder 'train' with images and no folders of its own, among others, is a class.
-    if 'train' in found and (
-        len(found) > 1 or any(one.is_dir() for one in found['train'].iterdir())
-    ):
-        ignored += others
-        return found
-    if found and not others:
-        raise ValueError(f'{root}: {sorted(found)} without class folders in a train folder')
-    return {'train': root}
+    members = tuple((file.path.relative_to(root).as_posix(), file.size) for file in files)
+    return Split(name, labels, read, where, files=members)
 
 
-def _class_folders(root: Path, ignored: list[Path]) -> list[Path]:
-    entries = sorted(root.iterdir())
-    shown = [path for path in entries if path.is_dir() and not _hidden(path.name)]
-    ignored += [path for path in entries if path not in shown]
-    return shown
+def _sort_out(root: Path, splits: list[Path], passed: list[Path], loose: list[Path]) -> None:
+    """Sorts what lies beside split folders and is no folder of images."""
+    above = {*splits, *(one.parent for one in splits)}
+    for one in entries(root):
+        if one in above:
+            continue
+        if not one.is_dir():
+            (loose if is_image(one.name) else passed).append(one)
+        elif is_hidden(one.name) or not holds_images(one):
+            passed.append(one)  # other folders of images have a note of their own
 
 
-def _files(root: Path, split: str, ignored: list[Path]) -> list[_File]:
+def _of_split(root: Path, passed: list[Path], loose: list[Path]) -> list[ImageFile]:
     """Lists the images of a split, sorted by class and path."""
-    seen: list[Path] = []
-    folders = _class_folders(root, seen)
-    ignored += [path for path in seen if path not in ignored]
+    folders = subfolders(root)
+    for one in sorted({*entries(root)} - {*folders}):
+        (loose if is_image(one.name) and not one.is_dir() else passed).append(one)
     if not folders:
         raise ValueError(f'{root}: no class folders; put the images of each class in a subfolder')
     files = []
     for folder in folders:
-        own = list(_walk(folder, ignored))
+        own = list(walk_images(folder, passed))
         if not own:
             raise ValueError(
-                f'{folder}: class folder without images; add some or remove it (read are '
-                f'{", ".join(sorted(_IMAGES))})'
+                f'{printable(str(folder))}: class folder without images; add some or remove it '
+                f'(read are {", ".join(sorted(SUFFIXES))})'
             )
+        label = printable(folder.name)
         for path in sorted(own, key=lambda path: path.relative_to(root).as_posix()):
-            try:
-                size = path.stat().st_size
-            except OSError as error:
-                raise ValueError(f'{path}: not readable: {error.strerror}') from error
-            files.append(_File(path, folder.name, split, size))
+            files.append(ImageFile(path, label, file_size(path)))
     return files
 
 
-def _walk(folder: Path, ignored: list[Path]) -> Iterator[Path]:
-    """Yields the images below a folder; follows symlinks, but into no folder twice."""
-
-    def fail(error: OSError) -> None:
-        raise ValueError(f'{error.filename}: not readable: {error.strerror}') from error
-
-    seen: set[str] = set()
-    for at, names, files in os.walk(folder, followlinks=True, onerror=fail):
-        real = os.path.realpath(at)
-        if real in seen:
-            names.clear()
-            continue
-        seen.add(real)
-        ignored += [Path(at, name) for name in names if _hidden(name)]
-        names[:] = sorted(name for name in names if not _hidden(name))
-        for name in files:
-            if not _hidden(name) and os.path.splitext(name)[1].lower() in _IMAGES:
-                yield Path(at, name)
-            else:
-                ignored.append(Path(at, name))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith('.') or name == '__MACOSX'
+def _one_class(root: Path, classes: Sequence[str]) -> str:
+    only = root / classes[0]
+    hint = ''
+    if only.is_dir() and len(subfolders(only)) > 1:
+        hint = f'; does the data lie one folder deeper? data={printable(str(only))}'
+    name = printable(root.resolve().name)
+    return f'{name}: classes {tuple(classes)}; at least two, each named once{hint}'

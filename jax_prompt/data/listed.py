@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_prompt.core.printable import printable
 from jax_prompt.data.decode import decode_image
+from jax_prompt.data.files import read_file
 from jax_prompt.data.split import Source, Split, make_source
 from jax_prompt.data.subsets import stratified_split
 
@@ -65,11 +67,7 @@ def _table(path: Path) -> dict[str, str]:
 def _split(name: str, files: list[Path], labels: np.ndarray, index: np.ndarray) -> Split:
     def read(i: int) -> np.ndarray:
         path = files[index[i]]
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ValueError(f'{path}: not readable: {error.strerror}') from error
         # The loaders of published results do not turn images by their EXIF orientation.
-        return decode_image(data, str(path), exif=False)
+        return decode_image(read_file(path), printable(str(path)), exif=False)
 
-    return Split(name, labels[index], read, lambda i: str(files[index[i]]))
+    return Split(name, labels[index], read, lambda i: printable(str(files[index[i]])))

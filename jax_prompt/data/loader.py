@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jax_prompt.data.room import ROOM
 from jax_prompt.data.split import Split, visit
 from jax_prompt.data.transforms import prepare_image
 
@@ -140,8 +141,9 @@ class Stream:
 
         def work(places: np.ndarray) -> None:
             for j in places:
-                image = self.split.read(int(row[j]))
-                images[j] = prepare_image(image, self.size, *self.view)
+                with ROOM.keep():
+                    image = self.split.read(int(row[j]))
+                    images[j] = prepare_image(image, self.size, *self.view)
 
         places = np.array_split(np.arange(len(row)), min(self.workers, max(len(row), 1)))
         return images, [pool.submit(work, part) for part in places]

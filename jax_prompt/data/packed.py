@@ -35,10 +35,11 @@ def open_packed(path: Path, val_fraction: float, test_fraction: float, seed: int
       ValueError: the file is no pack, or its parts do not fit together.
     """
     arrays, crc = _read(path)
-    data, offset = arrays['bytes'], arrays['offset'].astype(np.int64)
-    labels, membership = arrays['label'].astype(np.int32), arrays['split']
-    _check(path, data, offset, labels, membership)
+    data, membership = arrays['bytes'], arrays['split']
+    _check(path, data, arrays['offset'], arrays['label'], membership)
     classes = [str(one) for one in arrays['classes']]
+    _check_labels(path, arrays['label'], len(classes))
+    offset, labels = arrays['offset'].astype(np.int64), arrays['label'].astype(np.int32)
 
     def select(name: str, index: np.ndarray) -> Split:
         def where(i: int) -> str:
@@ -53,12 +54,6 @@ def open_packed(path: Path, val_fraction: float, test_fraction: float, seed: int
     parts = {name: np.flatnonzero(membership == code) for code, name in enumerate(_SPLITS)}
     if not len(parts['train']):
         raise ValueError(f"{path}: no example has split 0 (train); split's values are 0, 1, 2")
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-    if len(wrong):
-        raise ValueError(
-            f'{path.name}[{wrong[0]}]: label {labels[wrong[0]]} lies outside the {len(classes)} '
-            f'classes; {len(wrong)} labels do'
-        )
     indices = complete(labels, parts, val_fraction, test_fraction, seed)
     splits = {name: select(name, indices[name]) for name in _SPLITS if name in indices}
     members = [indices[name].astype('<i8').tobytes() for name in splits]
@@ -107,7 +102,7 @@ def _check(path: Path, data: np.ndarray, offset: np.ndarray, labels, membership)
             f'{path}: {count} labels, {len(offset)} offsets, {len(membership)} splits; wanted n, '
             'n + 1, n'
         )
-    bad = np.flatnonzero(np.diff(offset) <= 0)
+    bad = np.flatnonzero(offset[1:] <= offset[:-1])  # a difference could overflow
     if len(bad):
         raise ValueError(f'{path.name}[{bad[0]}] has no bytes: offsets must increase')
     if offset[0] < 0 or offset[-1] > len(data):
@@ -120,4 +115,14 @@ def _check(path: Path, data: np.ndarray, offset: np.ndarray, labels, membership)
         raise ValueError(
             f'{path.name}[{wrong[0]}]: split {membership[wrong[0]]}; allowed: 0 train, 1 val, '
             '2 test'
+        )
+
+
+def _check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
+    """Raises ValueError where a label, as it is stored, lies outside the classes."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise ValueError(
+            f'{path.name}[{wrong[0]}]: label {labels[wrong[0]]} lies outside the {num_classes} '
+            f'classes; {len(wrong)} labels do'
         )

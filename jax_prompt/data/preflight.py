@@ -7,10 +7,12 @@ from pathlib import Path
 
 from jax_prompt.core.files import own_temporaries
 from jax_prompt.data.drawn import parse_subset
-from jax_prompt.data.sources import open_source
+from jax_prompt.data.sources import open_source, published_lists
 from jax_prompt.data.task import Rule, Task
 from jax_prompt.data.tasks import TASKS, find_task
-from jax_prompt.data.tfds_source import Prepared, data_root, open_prepared, prepared_folder
+from jax_prompt.data.tfds_files import check_folder
+from jax_prompt.data.tfds_folders import data_root, prepared_folder
+from jax_prompt.data.tfds_source import Prepared, open_prepared
 
 READY, CONVERT, MISSING, UNFIT = 'ready', 'convert', 'missing', 'unfit'
 _INFO = 'dataset_info.json'
@@ -52,6 +54,9 @@ def look(name: str, data_dir: str | None) -> State:
     if base in TASKS:
         return State(name, READY, 'generated or packaged; prepared on first use')
     kind, _, rest = base.data.partition(':')
+    published = published_lists(base, str(root))
+    if published is not None:
+        return _look_at_folder(name, base, published, root)
     if kind == 'tfds':
         return _look_at_builder(name, base, rest, root)
     return _look_at_folder(name, base, root / rest, root)
@@ -122,6 +127,10 @@ def _look_at_builder(name: str, task: Task, spec: str, root: Path) -> State:
     except ValueError:
         todo = tuple(line for line in (manual, own) if line)
         return State(name, MISSING, f'no {spec} in {root}', todo, task.licence)
+    try:
+        check_folder(folder)
+    except ValueError as error:
+        return State(name, UNFIT, str(error), (), task.licence)
     described = json.loads((folder / _INFO).read_text(encoding='utf-8'))
     formats = [
         described.get('fileFormat', 'tfrecord'),

@@ -1,19 +1,23 @@
 """Opening a task's data: a named task, a folder of images, a packed npz, TFDS, own builders."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from jax_prompt.data.drawn import draw_subset, parse_subset
 from jax_prompt.data.split import Source, Split, check
+from jax_prompt.data.task import Task
 from jax_prompt.data.tasks import ALL, find_task, nearest
 
 __all__ = ['Source', 'Split', 'check', 'open_source']
 
 _ALLOWED = (
     "a named task as 'vtab/dtd' (data/tasks.py), a folder with a subfolder per class (or "
-    "train/val/test folders of these; 'image_folder:PATH' is the same), a packed .npz, "
+    "train/val/test folders of these; 'image_folder:PATH' is the same; 'class_folders:PATH': all "
+    'folders are classes), a packed .npz, '
     "'tfds:NAME[/CONFIG][:VERSION]', 'digits', 'shapes', or 'scenes/' and count, position, "
     'orientation or distance'
 )
+_FOLDERS = ('image_folder:', 'class_folders:')
 _SCENES = ('count', 'position', 'orientation', 'distance')
 _OWN = ('digits', 'shapes', *(f'scenes/{task}' for task in _SCENES))
 
@@ -30,12 +34,13 @@ def open_source(
     """Opens a task's data; images are read later, labels now.
 
     Args:
-      data: a named task ('vtab/clevr_count', `tasks.py`), a folder ('image_folder:PATH' says so), a
-        packed .npz, 'tfds:NAME[/CONFIG][:VERSION]', or one of the project's own: 'digits',
-        'shapes', 'scenes/count', '.../position', '.../orientation', '.../distance'. In front of
-        any, 'fewshotK/', 'fractionP/' or 'longtailR/' takes a subset of it (`drawn.py`).
-      val_fraction: share of train that becomes val where the data has no val.
-      test_fraction: share of train that becomes test where the data has no test; 0: no test.
+      data: a named task ('vtab/clevr_count', `tasks.py`), a folder ('image_folder:PATH' says so,
+        'class_folders:PATH' looks for no split folders), a packed .npz,
+        'tfds:NAME[/CONFIG][:VERSION]', or one of the project's own: 'digits', 'shapes',
+        'scenes/count', '.../position', '.../orientation', '.../distance'. In front of any,
+        'fewshotK/', 'fractionP/' or 'longtailR/' takes a subset of it (`drawn.py`).
+      val_fraction: share of train that becomes val where the data has none.
+      test_fraction: likewise test; 0: no test.
       seed: of the stratified draw of these.
       data_dir: where TFDS data is prepared; None: TFDS's own default.
       draw_seed: of subsets, so that runs of different seeds share one.
@@ -58,21 +63,18 @@ def open_source(
             data_dir=data_dir,
         )
         return draw_subset(whole, kind, amount, draw_seed)
-    if data.startswith('tfds:'):
-        from jax_prompt.data.tfds_source import open_tfds
+    if data.startswith('tfds:') or data in _OWN:
+        from jax_prompt.data.tfds_source import open_own, open_tfds
 
+        if data in _OWN:
+            return open_own(data, *fractions, data_dir)
         return open_tfds(data.removeprefix('tfds:'), *fractions, data_dir)
-    if data in _OWN:
-        from jax_prompt.data.tfds_source import open_own
-
-        return open_own(data, *fractions, data_dir)
     if any(task.name == data for task in ALL):
         return _open_task(data, fractions, data_dir, draw_seed)
-    path = Path(data.removeprefix('image_folder:')).expanduser()
-    if path.is_dir():
-        from jax_prompt.data.folder import open_folder
-
-        return open_folder(path, *fractions)
+    found = folder_of(data)
+    if found is not None:
+        return _open_folder(*found, fractions)
+    path = Path(data).expanduser()
     if path.suffix == '.npz' and path.is_file():
         from jax_prompt.data.packed import open_packed
 
@@ -82,6 +84,35 @@ def open_source(
     raise ValueError(f'data is {data!r}{missing}; allowed: {_ALLOWED}{near}')
 
 
+def folder_of(data: str) -> tuple[Path, bool] | None:
+    """Returns the folder that data names, and whether it may have split folders; else None."""
+    kind = next((one for one in _FOLDERS if data.startswith(one)), '')
+    path = Path(data.removeprefix(kind)).expanduser()
+    named = data.startswith('tfds:') or data in _OWN or any(task.name == data for task in ALL)
+    if parse_subset(data) is not None or named or not path.is_dir():
+        return None
+    return path, kind != 'class_folders:'
+
+
+def _open_folder(root: Path, split_folders: bool, fractions: tuple[float, float, int]) -> Source:
+    from jax_prompt.data.folder import open_folder
+    from jax_prompt.data.lists import find_lists, open_lists
+
+    if split_folders and (lists := find_lists(root)):
+        return open_lists(root, lists, *fractions)
+    return open_folder(root, *fractions, split_folders=split_folders)
+
+
+def published_lists(task: Task, data_dir: str | None) -> Path | None:
+    """Returns the folder of an FGVC task's published lists, DATA_DIR/fgvc/cub; None without."""
+    if not task.name.startswith('fgvc/'):
+        return None
+    from jax_prompt.data.tfds_folders import data_root
+
+    folder = data_root(data_dir) / task.name
+    return folder if (folder / 'train.json').is_file() else None
+
+
 def _open_task(
     name: str, fractions: tuple[float, float, int], data_dir: str | None, draw_seed: int
 ) -> Source:
@@ -89,6 +120,12 @@ def _open_task(
     if Path(name).is_dir():
         raise ValueError(f"data is {name!r}, a task and a folder; name the folder './{name}'")
     task = find_task(name)
+    published = published_lists(task, data_dir)
+    if published is not None:
+        from jax_prompt.data.lists import find_lists, open_lists
+
+        lists = find_lists(published)
+        return replace(open_lists(published, lists, *fractions, exif=False), name=name)
     if task.rule is not None:
         from jax_prompt.data.task_source import open_ruled
 
@@ -104,7 +141,7 @@ def _open_task(
             data_dir=data_dir,
             draw_seed=draw_seed,
         )
-    from jax_prompt.data.tfds_source import data_root
+    from jax_prompt.data.tfds_folders import data_root
 
     root = data_root(data_dir) / rest
     if not root.is_dir():

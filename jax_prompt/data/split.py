@@ -4,11 +4,34 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from jax_prompt.data.room import ROOM
+
 _CHUNK = 16  # examples a thread takes at a time
 _NAMED = 10  # corrupt examples that an error names
+
+
+class Unreadable(ValueError):
+    """Images of a split that can't be decoded: the first are named, all are counted.
+
+    Attributes:
+      split: the split's name.
+      count: examples of the split.
+      reasons: why, by index; each names its image.
+    """
+
+    def __init__(self, split: str, count: int, reasons: Mapping[int, str]):
+        self.split, self.count, self.reasons = split, count, dict(sorted(reasons.items()))
+        lines = [f'  {why}' for why in [*self.reasons.values()][:_NAMED]]
+        if len(reasons) > _NAMED:
+            lines.append(f'  and {len(reasons) - _NAMED} more')
+        super().__init__(
+            f"{len(reasons)} of the {count} images of split '{split}' can't be decoded; replace or "
+            'remove them:\n' + '\n'.join(lines)
+        )
 
 
 @dataclass(frozen=True)
@@ -22,6 +45,7 @@ class Split:
         example, where it is corrupt.
       where: returns the name of example i: a file's path, 'flowers5.npz[17]'.
       identity: what tells its examples from others, the same on every machine; '': unknown.
+      files: of image files, each one's path in the folder of the data, and its bytes; else ().
     """
 
     name: str
@@ -29,6 +53,7 @@ class Split:
     read: Callable[[int], np.ndarray]
     where: Callable[[int], str]
     identity: str = ''
+    files: tuple[tuple[str, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -43,12 +68,14 @@ class Source:
       classes: names of the classes, in the order of the labels.
       splits: 'train' and 'val', and 'test' where the data has one.
       fingerprint: sha256, hex, of what identifies the data; the same on every machine.
+      folder: that the paths of image files are relative to; None: the data is no folder.
     """
 
     name: str
     classes: tuple[str, ...]
     splits: Mapping[str, Split]
     fingerprint: str
+    folder: Path | None = None
 
 
 def take(name: str, split: Split, index: np.ndarray) -> Split:
@@ -58,6 +85,7 @@ def take(name: str, split: Split, index: np.ndarray) -> Split:
         split.labels[index],
         lambda i: split.read(int(index[i])),
         lambda i: split.where(int(index[i])),
+        files=tuple(split.files[i] for i in index) if split.files else (),
     )
 
 
@@ -77,7 +105,9 @@ def concatenate(name: str, splits: Sequence[Split]) -> Split:
         one, j = place(i)
         return one.where(j)
 
-    return Split(name, np.concatenate([one.labels for one in splits]), read, where)
+    files = tuple(file for one in splits for file in one.files)
+    labels = np.concatenate([one.labels for one in splits])
+    return Split(name, labels, read, where, files=files if len(files) == len(labels) else ())
 
 
 def make_source(
@@ -87,6 +117,7 @@ def make_source(
     identity: Iterable[object],
     *,
     all_classes: bool = True,
+    folder: Path | None = None,
 ) -> Source:
     """Checks the splits against the classes and returns the source.
 
@@ -96,6 +127,7 @@ def make_source(
       splits: 'train', 'val' and maybe 'test'.
       identity: what tells this data from other data besides classes, split sizes and labels.
       all_classes: whether every class must have training examples.
+      folder: of image files.
 
     Raises:
       ValueError: fewer than two classes, a name twice, a label outside them, an empty split, a
@@ -119,11 +151,11 @@ def make_source(
         labels = splits[key].labels
         digest.update(f'{key} {len(labels)} '.encode() + labels.astype('<i4').tobytes())
     for part in identity:
-        raw = part if isinstance(part, bytes) else str(part).encode()
+        raw = part if isinstance(part, bytes) else str(part).encode('utf-8', 'surrogateescape')
         digest.update(f'{len(raw)} '.encode() + raw)
     fingerprint = digest.hexdigest()
     named = {key: replace(one, identity=f'{fingerprint} {key}') for key, one in splits.items()}
-    return Source(name, classes, named, fingerprint)
+    return Source(name, classes, named, fingerprint, folder)
 
 
 def check_labels(name: str, split: Split, num_classes: int) -> None:
@@ -146,18 +178,19 @@ def visit(split: Split, use: Callable[[int, np.ndarray], None], workers: int = 2
       workers: threads.
 
     Raises:
-      ValueError: examples that can't be decoded: the first are named, all are counted.
+      Unreadable: examples that can't be decoded: the first are named, all are counted.
     """
     errors: dict[int, str] = {}
 
     def work(start: int) -> None:
         for i in range(start, min(start + _CHUNK, len(split))):
-            try:
-                image = split.read(i)
-            except ValueError as error:
-                errors[i] = str(error)
-                continue
-            use(i, image)
+            with ROOM.keep():
+                try:
+                    image = split.read(i)
+                except ValueError as error:
+                    errors[i] = str(error)
+                    continue
+                use(i, image)
 
     pool = ThreadPoolExecutor(max(workers, 1), 'decode')
     try:
@@ -166,13 +199,7 @@ def visit(split: Split, use: Callable[[int, np.ndarray], None], workers: int = 2
     finally:
         pool.shutdown(cancel_futures=True)
     if errors:
-        lines = [f'  {errors[i]}' for i in sorted(errors)[:_NAMED]]
-        if len(errors) > _NAMED:
-            lines.append(f'  and {len(errors) - _NAMED} more')
-        raise ValueError(
-            f"{len(errors)} of the {len(split)} images of split '{split.name}' can't be decoded; "
-            'replace or remove them:\n' + '\n'.join(lines)
-        )
+        raise Unreadable(split.name, len(split), errors)
 
 
 def check(split: Split, workers: int = 2) -> None:

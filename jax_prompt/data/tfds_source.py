@@ -7,8 +7,8 @@ indices for palette images and four channels for others where TensorFlow is abse
 
 import contextlib
 import io
+import logging
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,16 @@ from jax_prompt.data.decode import decode_image
 from jax_prompt.data.labels import LabelRule
 from jax_prompt.data.labels import stored as stored_label
 from jax_prompt.data.split import Source, Split, make_source, take
+from jax_prompt.data.tfds_files import check_counts, check_empty, open_builder
+from jax_prompt.data.tfds_folders import data_root, how_to_prepare, prepared_folder
 
-_SPEC = re.compile(r'^(?P<name>\w+)(/(?P<config>[^:]+))?(:(?P<version>\d+\.\d+\.\d+))?$')
-_VERSION = re.compile(r'^\d+\.\d+\.\d+$')
+_LOG = logging.getLogger(__name__)
 _INFO = 'dataset_info.json'
 _VAL_NAMES = ('validation', 'val', 'valid')
+_UNLABELLED = -1
 _READ = 256  # records read at a time
+# What TFDS and its readers raise on damaged files; protobuf's DecodeError is a ValueError here.
+_DAMAGE = (RuntimeError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)
 
 
 def open_tfds(
@@ -99,55 +103,6 @@ def prepare_own(name: str, data_dir: str | None = None) -> Path:
     return final
 
 
-def data_root(data_dir: str | None) -> Path:
-    """Returns the folder in which data is prepared; None: TFDS's default."""
-    if data_dir:
-        return Path(data_dir).expanduser()
-    import tensorflow_datasets as tfds
-
-    return Path(tfds.core.constants.DATA_DIR).expanduser()
-
-
-def _find(name: str, config: str | None, version: str | None, root: Path) -> Path:
-    """Returns the folder of prepared data.
-
-    Raises:
-      ValueError: there is none, or several configs and none is asked for.
-    """
-    full = f'{name}/{config}' if config else name
-    base = root / full
-    versions = _versions(base)
-    if not versions and not config:
-        configs = sorted(p.name for p in base.iterdir() if _versions(p)) if base.is_dir() else []
-        if len(configs) > 1:
-            raise ValueError(f'{base} holds configs {configs}; name one: tfds:{name}/{configs[0]}')
-        if configs:
-            full = f'{name}/{configs[0]}'
-            base = root / full
-            versions = _versions(base)
-    chosen = version or (versions[-1] if versions else '')
-    if chosen not in versions:
-        found = f'; prepared there: {versions}' if versions else ''
-        asked = f'{full}:{version}' if version else full
-        raise ValueError(f'tfds:{asked} is not prepared in {base}{found}. {_how(asked, root)}')
-    return base / chosen
-
-
-def _versions(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    names = [p.name for p in folder.iterdir() if _VERSION.match(p.name) and (p / _INFO).is_file()]
-    return sorted(names, key=lambda name: [int(part) for part in name.split('.')])
-
-
-def _how(name: str, root: Path) -> str:
-    return (
-        'Prepare it (some sets need TensorFlow or a manual download for this), or set data_dir:\n'
-        f"  python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
-        f"data_dir='{root}', file_format='array_record').download_and_prepare()\""
-    )
-
-
 @dataclass(frozen=True)
 class Prepared:
     """Prepared TFDS data.
@@ -161,6 +116,25 @@ class Prepared:
     builder: Any
     name: str
     num_examples: dict[str, int]
+
+    def _records(self, split: str) -> Any:
+        """Returns the serialized examples of a stored split, by index.
+
+        Raises:
+          ValueError: its files are damaged, or are not what its description says.
+        """
+        import tensorflow_datasets as tfds
+
+        try:
+            raw = self.builder.as_data_source(
+                split,
+                deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+                file_format='array_record',
+            )
+            check_counts(Path(self.builder.data_dir), self.builder.info, split)
+        except _DAMAGE as error:
+            raise ValueError(f"{self.name}/{split}: records can't be read: {error}") from error
+        return raw
 
     def read_labels(self, split: str, span: range, rule: LabelRule) -> np.ndarray:
         """Reads the labels of consecutive examples of a stored split, [n] int32.
@@ -176,18 +150,14 @@ class Prepared:
             raise ValueError(f'{self.name} has no features {missing}; it has {sorted(features)}')
         # Only these features are parsed: neither images nor texts.
         needed = tfds.features.FeaturesDict({key: features[key] for key in rule.keys})
-        raw = self.builder.as_data_source(
-            split,
-            deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
-            file_format='array_record',
-        )
+        raw = self._records(split)
         labels = np.empty(len(span), np.int32)
         try:
             for start in range(0, len(span), _READ):
                 records = raw.__getitems__(list(span[start : start + _READ]))
                 examples = map(needed.deserialize_example_np, records)
                 labels[start : start + _READ] = [rule.read(example) for example in examples]
-        except (RuntimeError, OSError, ValueError, IndexError) as error:
+        except _DAMAGE as error:
             raise ValueError(f"{self.name}/{split}: records can't be read: {error}") from error
         return labels
 
@@ -198,11 +168,7 @@ class Prepared:
         features = self.builder.info.features
         needed = tfds.features.FeaturesDict({image: features[image]})
         skip = {image: tfds.decode.SkipDecoding()}
-        raw = self.builder.as_data_source(
-            split,
-            deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
-            file_format='array_record',
-        )
+        raw = self._records(split)
 
         def where(i: int) -> str:
             return f'{self.name}/{split}[{span[i]}]'
@@ -210,7 +176,7 @@ class Prepared:
         def read(i: int) -> np.ndarray:
             try:
                 data = needed.deserialize_example_np(raw[span[i]], decoders=skip)[image]
-            except (RuntimeError, OSError, ValueError, IndexError) as error:
+            except _DAMAGE as error:
                 raise ValueError(f'{where(i)}: not a readable record: {error}') from error
             # TensorFlow's decoder does not turn images by their EXIF orientation.
             return decode_image(data, where(i), exif=False)
@@ -223,27 +189,13 @@ def open_prepared(spec: str, data_dir: str | None) -> Prepared:
     return open_folder_of(prepared_folder(spec, data_root(data_dir)))
 
 
-def prepared_folder(spec: str, root: Path) -> Path:
-    """Returns the folder of prepared data, 'NAME[/CONFIG][:VERSION]', in a root.
-
-    Raises:
-      ValueError: it is not prepared there, or the specification is of another form.
-    """
-    match = _SPEC.match(spec)
-    if match is None:
-        raise ValueError(f"'tfds:{spec}'; allowed: tfds:NAME[/CONFIG][:VERSION]")
-    return _find(match['name'], match['config'], match['version'], root)
-
-
 def open_folder_of(folder: Path) -> Prepared:
     """Opens the folder of prepared TFDS data.
 
     Raises:
       ValueError: it is not prepared as array_record.
     """
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(folder)
+    builder = open_builder(folder)
     info = builder.info
     formats = sorted(one.value for one in info.available_file_formats())
     if 'array_record' not in formats:
@@ -252,8 +204,11 @@ def open_folder_of(folder: Path) -> Prepared:
             f'{folder} is prepared as {formats}; only array_record can be read without TensorFlow. '
             f'Convert it: python launch/prepare_data.py --convert {folder} --data_dir '
             f'{root}/array_record; or prepare it anew. '
-            + _how(info.full_name.rpartition('/')[0], root / 'array_record')
+            + how_to_prepare(info.full_name.rpartition('/')[0], root / 'array_record')
         )
+    for key, one in info.splits.items():
+        if not one.num_examples:
+            check_empty(folder, key)
     counts = {key: one.num_examples for key, one in info.splits.items() if one.num_examples}
     return Prepared(builder, info.full_name, counts)
 
@@ -271,10 +226,21 @@ def _open(prepared: Prepared, val_fraction: float, test_fraction: float) -> Sour
         raise ValueError(f'{name} has splits {list(stored)}; a train split is needed')
     splits = {'train': whole('train')}
     val = next((key for key in _VAL_NAMES if key in stored), None)
-    if val:
-        splits['val'] = whole(val)
-    if 'test' in stored:
-        splits['test'] = whole('test')
+    for key, split in (('val', val), ('test', 'test' if 'test' in stored else None)):
+        if split is None:
+            continue
+        part = whole(split)
+        known = np.flatnonzero(part.labels != _UNLABELLED)
+        if len(known) < len(part):
+            _LOG.warning(
+                "%s/%s: %d of its %d examples have the label -1, TFDS's mark of an unknown label; "
+                'they are left out%s',
+                *(name, split, len(part) - len(known), len(part)),
+                '' if len(known) else f', so there is no {key} split of its own',
+            )
+            part = take(split, part, known)
+        if len(part):
+            splits[key] = part
     splits = _complete(name, splits, val_fraction, test_fraction)
     return make_source(name, features[label_key].names, splits, [name])
 

@@ -5,6 +5,7 @@ masked CRC-32C, all little-endian.
 """
 
 import functools
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,12 +29,15 @@ def read_records(path: Path, check: bool = True) -> Iterator[bytes]:
       ValueError: the file is cut short or changed, by the number of the record.
     """
     with path.open('rb') as file:
-        number = 0
+        left, number = os.fstat(file.fileno()).st_size, 0
         while head := file.read(12):
             where = f'{path}: record {number}'
             if len(head) < 12 or _CHECKSUM.unpack_from(head, 8)[0] != masked_crc(head[:8]):
                 raise ValueError(f'{where} has no valid length; the file is cut short or changed')
             (length,) = _LENGTH.unpack_from(head)
+            left -= 16 + length
+            if left < 0:  # before so much memory is asked for
+                raise ValueError(f'{where} is cut short')
             record, tail = file.read(length), file.read(4)
             if len(record) < length or len(tail) < 4:
                 raise ValueError(f'{where} is cut short')

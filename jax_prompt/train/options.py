@@ -20,7 +20,8 @@ class Input:
       budget_mb: memory for a split of uint8 images on the device; larger ones are streamed.
       cache_mb: memory for activations at the cut; 0: never cached.
       image_cache: folder of decoded images that runs share (`data/image_cache.py`); '': none.
-      draw_seed: of a subset that `data` names; runs of different seeds share it.
+      draw_seed: of val and test that are drawn from train, and of a subset that `data` names; runs
+        of different seeds share it.
     """
 
     data_dir: str = ''

@@ -11,16 +11,20 @@ import numpy as np
 
 from jax_prompt.core.json_file import load_object
 from jax_prompt.core.npz import read_npz
+from jax_prompt.core.printable import printable
 from jax_prompt.core.tree import Tree, merge, unstack_layers
 from jax_prompt.data.decode import decode_image
+from jax_prompt.data.files import read_file
+from jax_prompt.data.kept import Kept
 from jax_prompt.data.sources import Split
 from jax_prompt.evals.classify import evaluate, forward, require_finite
 from jax_prompt.train.build import build_backbone, build_program, init_params
 from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jax_prompt.train.config import RunConfig, resolve
+from jax_prompt.train.kept import kept_of, open_evaluated
 from jax_prompt.train.prototypes import prototypes_path
 from jax_prompt.train.result import measured_hash
-from jax_prompt.train.splits import load_split, open_data
+from jax_prompt.train.splits import load_split
 from jax_prompt.train.step import Program, TrainState, make_logits
 from jax_prompt.train.workdir import RESULT_AGAIN
 
@@ -41,6 +45,7 @@ class Restored:
       program: maps stored images to logits.
       trainable: what was trained (the last epoch's, or its average where one was kept).
       frozen: the rest.
+      kept: what the run keeps of its data.
     """
 
     config: RunConfig
@@ -48,6 +53,7 @@ class Restored:
     program: Program
     trainable: Tree
     frozen: Tree
+    kept: Kept
 
     @property
     def classes(self) -> list[str]:
@@ -55,29 +61,23 @@ class Restored:
         return self.result['classes']
 
     def evaluate(self, split: str, data: str = '') -> dict[str, Any]:
-        """Evaluates a split of the run's data, or of other data with the same classes.
+        """Evaluates a split of the run's data, or other data whose classes it knows.
+
+        The run's own data is compared with what it was; see `kept.open_evaluated`.
 
         Raises:
-          ValueError: no such split, or other classes.
+          ValueError: no such split, other classes, or data that changed.
           NonFiniteLogits: the network gives logits that are not finite.
         """
-        source = open_data(self.config, data or self.config.data)
-        if split not in source.splits:
-            raise ValueError(
-                f'{source.name} has no split {split!r}; it has {sorted(source.splits)}'
-            )
-        if list(source.classes) != self.classes:
-            raise ValueError(
-                f'{source.name} has the classes {list(source.classes)}; this run knows '
-                f'{self.classes}, in that order'
-            )
-        part = load_split(self.config, source.splits[split], self.program.image_size)
+        opened, said = open_evaluated(self.config, self.kept, self.result, split, data)
+        part = load_split(self.config, opened, self.program.image_size)
         images, labels = part
         size = self.config.engine.eval_batch_size
         got = evaluate(
             partial(make_logits, self.program), self.trainable, self.frozen, images, labels, size
         )
-        return {'split': split, 'accuracy': got.accuracy, 'loss': got.loss, 'num': len(labels)}
+        found = {'split': split, 'accuracy': got.accuracy, 'loss': got.loss, 'num': len(labels)}
+        return found | said
 
     def predict(self, paths: Sequence[str | Path]) -> np.ndarray:
         """Computes class probabilities of image files, [n, K] float32.
@@ -89,7 +89,7 @@ class Restored:
         names = [str(path) for path in paths]
 
         def read(i: int) -> np.ndarray:
-            return decode_image(Path(names[i]).read_bytes(), names[i])
+            return decode_image(read_file(Path(names[i])), printable(names[i]))
 
         split = Split('predict', np.zeros(len(names), np.int32), read, lambda i: names[i])
         images, _ = load_split(self.config, split, self.program.image_size)
@@ -144,7 +144,7 @@ def restore(workdir: str | Path) -> Restored:
             f'{workdir / result["checkpoint"]} holds other weights than those that '
             f'{workdir}/result.json measured. {_MEASURE_ANEW}'
         )
-    return Restored(config, result, program, weights, frozen)
+    return Restored(config, result, program, weights, frozen, kept_of(workdir, result))
 
 
 _MEASURE_ANEW = (

@@ -3,6 +3,7 @@
 A run directory holds
 
     config.json       the resolved configuration
+    split.json.gz     which images are train, val and test (`train/kept.py`)
     metrics.jsonl     a row an epoch of every stage
     prototypes.npz    calibrated prompts, where the method has them (prototypes_p_P.npz for each P
                       of a search over it)
@@ -27,6 +28,7 @@ from jax_prompt.methods import get_method
 from jax_prompt.train.build import Prefixed, build_backbone, init_added
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.final_test import test_once
+from jax_prompt.train.kept import check_kept, check_unchanged, keep
 from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.loop import fit
 from jax_prompt.train.optim import Hyper
@@ -34,7 +36,7 @@ from jax_prompt.train.parallel import replicate, split_frozen
 from jax_prompt.train.prune import choose_kept, pruned_program
 from jax_prompt.train.result import machine, measured_hash, peak_memory_mb, versions
 from jax_prompt.train.search import Candidate, Found, Search
-from jax_prompt.train.splits import join, load_split, open_data
+from jax_prompt.train.splits import join, load_splits, open_data
 from jax_prompt.train.stage import Data, Fit, Stage
 from jax_prompt.train.starts import make_starts
 from jax_prompt.train.step import Program, make_logits
@@ -53,12 +55,14 @@ def run(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> dict[
       The content of result.json.
 
     Raises:
-      ValueError: the directory holds another configuration's run, or the input is wrong.
+      ValueError: the directory holds another configuration's run, its data has changed since, or
+        the input is wrong.
       NonFiniteLoss: the final training, or every candidate of the search, diverged.
     """
     workdir = Path(workdir)
     finished = claim(config, workdir)
     if finished is not None:
+        check_unchanged(config, workdir, finished)
         if not quiet:
             print(f'{workdir} holds this finished run; nothing to do', flush=True)
         return finished
@@ -88,7 +92,10 @@ def search(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> di
     workdir = Path(workdir)
     claim(config, workdir)
     chosen = read_json(workdir / 'chosen.json')
-    return _Run(config, workdir, quiet).search() if chosen is None else chosen
+    if chosen is None:
+        return _Run(config, workdir, quiet).search()
+    check_kept(config, workdir)
+    return chosen
 
 
 @dataclass
@@ -139,6 +146,7 @@ class _Run:
         """Reads data and weights, makes the model, calibrates, and computes the frozen prefix."""
         config = self.config
         self.source = open_data(config, config.data)
+        keep(self.source, self.workdir)
         if not test:
             seen = {name: part for name, part in self.source.splits.items() if name != 'test'}
             self.source = replace(self.source, splits=seen)
@@ -146,8 +154,7 @@ class _Run:
         for name, reason in self.backbone.skipped.items():
             self._say(f'weights: {name} is not used: {reason}')
         self.size = self.backbone.config.image_size
-        parts = self.source.splits.items()
-        splits = {name: load_split(config, part, self.size) for name, part in parts}
+        splits = load_splits(config, self.source.splits, self.size)
         classes, total = len(self.source.classes), sum(len(part.labels) for part in splits.values())
         self.starts, frozen = make_starts(
             config, self.backbone, classes, splits['train'], self.workdir, self._say

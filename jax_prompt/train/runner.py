@@ -27,9 +27,11 @@ from jax_prompt.train.benchmark import (
 from jax_prompt.train.build import build_backbone
 from jax_prompt.train.claims import DEAD_SECONDS, Claim, Found, look, take
 from jax_prompt.train.config import RunConfig
+from jax_prompt.train.kept import check_kept
 from jax_prompt.train.log import read_json, write_json, write_text
 from jax_prompt.train.retell import Told, chosen_of, row_of
 from jax_prompt.train.run import run, search
+from jax_prompt.train.splits import open_data
 from jax_prompt.train.stage import NonFiniteLoss, Unconverged
 from jax_prompt.train.workdir import claim as claim_workdir
 
@@ -75,8 +77,10 @@ class Runner:
 
         Raises:
           FileNotFoundError: the backbone's weights are not there.
+          ValueError: a task has no test images, so its results could not be reported.
         """
         config = self.benchmark.run
+        check_tests(self.benchmark)
         if get_method(config.method).pretrained:
             find_weights(config.backbone, config.weights or None)
         waits = False
@@ -174,6 +178,8 @@ class Runner:
             if unit.seed is None:
                 search(config, claim.directory, quiet=self.quiet)
                 return None
+            if named_task(unit.task) is None:  # the data that the search chose on
+                check_kept(config, unit.folder.with_name(SEARCH) / 'run')
             run(config, claim.directory, quiet=self.quiet)
             row = from_workdir(claim.directory, unit.task, self.benchmark.name)
             if claim.held():
@@ -275,6 +281,28 @@ class Runner:
                 todo = '; '.join(state.todo)
                 self.missing[task] = f'data missing: {state.detail}; {todo}'
         return self.missing[task]
+
+
+def check_tests(benchmark: Benchmark) -> None:
+    """Checks that each task has test images, before anything is trained.
+
+    Raises:
+      ValueError: names the tasks that have none.
+    """
+    without = []
+    for task in benchmark.tasks:
+        if named_task(task) is not None:
+            continue  # these always have
+        try:
+            source = open_data(benchmark.config(task), task)
+        except (ValueError, OSError):  # the run will say what is wrong
+            continue
+        without += [] if 'test' in source.splits else [task]
+    if without:
+        raise ValueError(
+            f'tasks {without} have no test images, and a benchmark reports the accuracy on test: '
+            'add a test folder (a pack: split 2), or set config.run.input.test_fraction'
+        )
 
 
 def _settle(config: RunConfig, claim: Claim) -> None:

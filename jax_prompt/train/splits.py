@@ -1,5 +1,7 @@
 """The splits of a run, opened and loaded as its configuration says."""
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,14 @@ from jax_prompt.data.drawn import may_refit
 from jax_prompt.data.image_cache import StoredImages, cached_images
 from jax_prompt.data.loader import Stream, load_arrays
 from jax_prompt.data.sources import Source, Split, check, open_source
-from jax_prompt.data.split import concatenate
+from jax_prompt.data.split import Unreadable, concatenate
+from jax_prompt.data.twins import shared_images
 from jax_prompt.train.build import run_mesh
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.parallel import SharedStream
 from jax_prompt.train.stage import Data
+
+_LOG = logging.getLogger(__name__)
 
 
 def open_data(config: RunConfig, data: str) -> Source:
@@ -34,7 +39,7 @@ def open_data(config: RunConfig, data: str) -> Source:
         data,
         val_fraction=options.val_fraction,
         test_fraction=options.test_fraction,
-        seed=config.seed,
+        seed=options.draw_seed,
         data_dir=options.data_dir or None,
         draw_seed=options.draw_seed,
     )
@@ -66,6 +71,27 @@ def load_split(config: RunConfig, data: Split, image_size: int) -> Data:
     check(data, workers=options.workers)
     stream = Stream(data, size, workers=options.workers, prefetch=4, **view)
     return Data(_shared(config, stream), data.labels)
+
+
+def load_splits(config: RunConfig, splits: Mapping[str, Split], image_size: int) -> dict[str, Data]:
+    """Loads all splits of a run; a warning counts images that lie in more than one.
+
+    Raises:
+      ValueError: images that can't be decoded, those of all splits in one message.
+    """
+    out: dict[str, Data] = {}
+    unreadable = []
+    for name, split in splits.items():
+        try:
+            out[name] = load_split(config, split, image_size)
+        except Unreadable as error:
+            unreadable.append(error)
+    if unreadable:
+        raise ValueError('\n'.join(map(str, unreadable)))
+    loaded = {name: one.data for name, one in out.items() if isinstance(one.data, np.ndarray)}
+    for line in shared_images({name: splits[name] for name in loaded}, loaded):
+        _LOG.warning('%s', line)
+    return out
 
 
 def _view(config: RunConfig, image_size: int) -> dict[str, Any]:
