@@ -8,7 +8,7 @@ names decide (LayerNorm's epsilon, pooling). `report.identity` is what results c
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,13 @@ def load_weights(
 
 
 def save_converted(
-    path: str | Path, tree: Mapping[str, Any], identity: Identity, dtype: str = 'float32'
+    path: str | Path,
+    tree: Mapping[str, Any],
+    identity: Identity,
+    dtype: str = 'float32',
+    *,
+    head: Mapping[str, Any] | None = None,
+    classes: Sequence[str] = (),
 ) -> None:
     """Writes a tree and its identity as safetensors; `load_weights` reads it.
 
@@ -113,6 +119,9 @@ def save_converted(
       tree: parameters in per-layer form or stacked.
       identity: which weights these are.
       dtype: stored dtype; 'float16' and 'bfloat16' halve the file and round the weights.
+      head: a classifier's {'kernel' [D, K], 'bias' [K]}, kept beside as `head/...`; reading a
+        backbone skips it.
+      classes: names of its K classes, kept in the header under 'classes' as JSON.
 
     Raises:
       ValueError: the dtype is unknown, or a weight does not fit in float16.
@@ -121,7 +130,11 @@ def save_converted(
         raise ValueError(f"dtype '{dtype}' is unknown; allowed: {list(STORED)}")
     text = json.dumps(replace(identity, converted_sha256=None).to_dict(), sort_keys=True)
     with whole_file(path) as file:
-        write_safetensors(file, flatten(unstack_layers(tree)), dtype, {KEY: text})
+        leaves, metadata = flatten(unstack_layers(tree)), {KEY: text}
+        if head is not None:
+            leaves |= flatten({'head': head})
+            metadata['classes'] = json.dumps(list(classes))
+        write_safetensors(file, leaves, dtype, metadata)
 
 
 def _named(facts: Any, family: Family) -> str:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 _MAX_DIMENSIONS = 8
-_MAX_REPEATED = 2**24  # elements of a tensor that repeats its values
+_MAX_REPEATED = 2**20  # elements of a tensor that repeats its values
 
 
 class Refused(ValueError):
