@@ -67,7 +67,8 @@ _REFUSALS = (
     Refusal('a ViT with rotary positions', (r'.*\b(rope_embed|rope)\b.*',)),
     Refusal('a ViT with rotary positions (DINOv3 by timm)', (r'.*\bgamma_1', 'reg_token')),
     Refusal('a BEiT', (r'.*\b(relative_position_bias_table|relative_position_index)\b.*',)),
-    Refusal('an EVA, or a BEiT', (r'.*\bq_bias\b.*',)),
+    Refusal('a BEiT', (r'.*\bgamma_1\b.*', r'.*\bq_bias\b.*')),
+    Refusal('an EVA or EVA-02 (biases of queries and values alone)', (r'.*\bq_bias\b.*',)),
     Refusal(
         'a ViT with layer scales under the names of BEiT (DeiT-III as its authors have it, or '
         'a BEiT)',
