@@ -268,7 +268,7 @@ def _unsettled(ways: Collection[_Way], entries: Collection[Entry], given: Given,
         what = ', '.join(f'{name} {_short(want[name])}' for name in shown)
         if not fit and 'mean' in open_ and len(way.table.readings) > 1:
             ask += f' --config.model.mean={_flag(way.mean)} --config.model.std={_flag(way.std)}'
-        lines.setdefault(str(want), f'{ask} (as {fit[0] if fit else way.who}: {what})')
+        lines.setdefault(str(want), f'{ask} ({what if fit else f"as {way.who}: {what}"})')
     return (
         f'{path} does not say how its weights are to be run: {", ".join(open_)} may differ. Say '
         f'which it is: {"; or ".join(lines.values())}'
