@@ -8,6 +8,7 @@ Prints what was used, what was skipped and why, and the identity that results wi
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tree, report = load_weights(
             args.weights, args.backbone, format=args.format, mean=args.mean, std=args.std
         )
+        if report.unsettled:
+            raise ValueError(_with_these_options(report.unsettled))
         save_converted(args.out, tree, report.identity, args.dtype)
     except (ValueError, OSError) as error:
         print(f'not converted: {error}', file=sys.stderr)
@@ -39,6 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f'wrote {count(tree):,} parameters as {args.dtype} to {args.out}; its identity:')
     print(json.dumps(report.identity.to_dict(), indent=2))
     return 0
+
+
+def _with_these_options(text: str) -> str:
+    """Returns an error of training with the options of this command in it."""
+    options = {'--config.backbone=': '--backbone ', '--config.weights_format=': '--format '}
+    for theirs, own in options.items():
+        text = text.replace(theirs, own)
+    numbers = r'--config\.model\.(mean|std)="\(([^)]*)\)"'
+    return re.sub(numbers, lambda m: f'--{m[1]} {m[2].replace(",", "")}', text)
 
 
 if __name__ == '__main__':

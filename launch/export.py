@@ -1,49 +1,50 @@
-"""Writes the backbone of a finished run as a weights file of its own.
+"""Writes what a finished run trained as a weights file, which is read as a plain backbone.
 
-    python launch/export.py --workdir DIR --out vit_micro.safetensors --dtype float16
+    python launch/export.py --workdir DIR --out mine.safetensors [--head] [--dtype float16]
 
-For runs that train the backbone (`retrain`, `full`): what they learned becomes what others tune.
+Methods that train the backbone itself (full, retrain, partial, bias) and those that change its
+weights (lora, ssf) can be exported; docs/weights.md says more.
 """
 
 import argparse
-import hashlib
 import json
 import sys
+from collections.abc import Sequence
 
-from jax_prompt.backbones.table import lookup
-from jax_prompt.core.tree import count, flatten
+from jax_prompt.core.tree import count
+from jax_prompt.train.export import exported
 from jax_prompt.train.restore import restore
-from jax_prompt.weights.load import Identity, save_converted
+from jax_prompt.weights.load import save_converted
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the file and prints its identity."""
-    parser = argparse.ArgumentParser(description="Export a run's backbone.")
+    parser = argparse.ArgumentParser(description="Export a run's network as weights.")
     parser.add_argument('--workdir', required=True, help='a finished run')
     parser.add_argument('--out', required=True, help='safetensors file to write')
     parser.add_argument('--dtype', default='float32', help='float32, float16 or bfloat16')
-    args = parser.parse_args()
+    parser.add_argument('--head', action='store_true', help='keep the classifier head too')
+    parser.add_argument('--name', default='', help='tag of the weights; default: what they are')
+    args = parser.parse_args(arguments)
     try:
-        run = restore(args.workdir)
-        tree = run.backbone()
-        digest = hashlib.sha256()
-        for path, leaf in flatten(tree).items():
-            digest.update(path.encode())
-            digest.update(leaf.tobytes())
-        identity = Identity(
-            name=lookup(run.config.backbone).name,
-            source=f'{run.config.method} on {run.result["data"]}',
-            sha256=digest.hexdigest(),
-            format='jax_prompt',
-            mean=tuple(run.result['mean']),
-            std=tuple(run.result['std']),
+        made = exported(restore(args.workdir), args.name)
+        if not made.changed and not args.head:
+            raise ValueError(
+                'this run left the backbone as it was, so that only its head is new: export that '
+                'with --head'
+            )
+        head = made.head if args.head else None
+        save_converted(
+            args.out, made.tree, made.identity, args.dtype, head=head, classes=made.classes
         )
-        save_converted(args.out, tree, identity, args.dtype)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
-    print(f'wrote {count(tree):,} parameters as {args.dtype} to {args.out}')
-    print(json.dumps(identity.to_dict(), indent=2))
+    for note in made.notes:
+        print(f'note: {note}')
+    parts = 'backbone and head' if args.head else 'backbone, without the head (--head keeps it)'
+    print(f'wrote {count(made.tree):,} parameters of the {parts} as {args.dtype} to {args.out}')
+    print(json.dumps(made.identity.to_dict(), indent=2))
 
 
 if __name__ == '__main__':

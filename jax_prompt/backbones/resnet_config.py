@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jax_prompt.core.spec import BackboneSpec, Site, Stage, check_choices
+from jax_prompt.core.spec import BackboneSpec, Site, Stage, check_choices, check_numbers
 
 _ALLOWED = {
     'block': ('basic', 'bottleneck'),
@@ -59,6 +59,7 @@ class ResNetConfig:
 
     def __post_init__(self):
         object.__setattr__(self, 'depths', tuple(self.depths))  # a saved identity has a list
+        check_numbers(self)
         check_choices(self, _ALLOWED)
         if not self.depths or min(self.depths) < 1:
             raise ValueError(f'depths is {self.depths}; give one positive number for each stage')

@@ -4,7 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jax_prompt.core.spec import BackboneSpec, Site, Stage, block_sites, check_choices
+from jax_prompt.core.spec import (
+    BackboneSpec,
+    Site,
+    Stage,
+    block_sites,
+    check_choices,
+    check_numbers,
+)
 
 _ALLOWED = {
     'pool': ('mean_prompts', 'mean'),
@@ -56,6 +63,7 @@ class SwinConfig:
     def __post_init__(self):
         for name in ('depths', 'num_heads'):  # a saved identity has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_numbers(self)
         check_choices(self, _ALLOWED)
         if not self.depths or min(self.depths) < 1 or len(self.depths) != len(self.num_heads):
             raise ValueError(

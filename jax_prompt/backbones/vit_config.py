@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jax_prompt.core.spec import BackboneSpec, Site, block_sites, check_choices
+from jax_prompt.core.spec import BackboneSpec, Site, block_sites, check_choices, check_numbers
 
 _POOLS = ('cls', 'mean', 'mean_prompts')
 _REMATS = ('none', 'save', 'full')
@@ -62,6 +62,7 @@ class ViTConfig:
     dtype: str = 'float32'
 
     def __post_init__(self):
+        check_numbers(self)
         check_choices(self, {'pool': _POOLS, 'remat': _REMATS, 'dtype': _DTYPES})
         if self.width % self.num_heads:
             raise ValueError(f'width {self.width} is no multiple of {self.num_heads} heads')

@@ -146,6 +146,24 @@ def check_choices(config: object, allowed: Mapping[str, Sequence[str]]) -> None:
             raise ValueError(f'{name} is {getattr(config, name)!r}; allowed: {list(values)}')
 
 
+# What the numbers of a backbone's configuration may be, in any family: least and most.
+_RANGES: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(('width', 'num_heads', 'mlp_dim', 'window', 'patch_size'), (1, 2**16)),
+    **{'depth': (1, 1000), 'depths': (0, 1000), 'image_size': (1, 4096)},
+    **{'num_registers': (0, 1000), 'norm_epsilon': (0.0, 1.0), 'mlp_ratio': (0.01, 100.0)},
+    **{'drop_path_rate': (0.0, 1.0), 'patch_drop_rate': (0.0, 1.0)},
+}
+
+
+def check_numbers(config: object) -> None:
+    """Raises ValueError where a number of a backbone's configuration can't be meant."""
+    for name, (least, most) in _RANGES.items():
+        value = getattr(config, name, least)
+        for one in value if isinstance(value, tuple) else (value,):
+            if not isinstance(one, int | float) or not least <= one <= most:
+                raise ValueError(f'{name} is {value!r}; at least {least:g}, at most {most:g}')
+
+
 def block_sites(width: int, mlp_dim: int) -> dict[str, Site]:
     """Returns the sites of a pre-norm transformer block.
 

@@ -192,11 +192,18 @@ class Tuner:
         Raises:
           ValueError: what this tuner adds is no change of weights.
         """
-        del backbone, params, spec
+        del params, spec
+        if type(self) is Tuner:  # adds nothing
+            return backbone
         raise ValueError(
             f"{type(self).__name__} can't be merged into the backbone's weights; allowed: methods "
             "'lora' and 'ssf'. Keep the tuner for inference"
         )
+
+    @classmethod
+    def merges(cls) -> bool:
+        """Whether what this tuner adds is a change of weights, which `merged` folds into them."""
+        return cls is Tuner or cls.merged is not Tuner.merged
 
     def prompt_layers(self, spec: BackboneSpec) -> range:
         """Returns the consecutive layers at which `prompts` is asked.

@@ -12,7 +12,16 @@ from jax_prompt.methods import get_method
 
 _CHOSEN = ('lr', 'weight_decay', 'head_weight_decay', 'num_prompts')
 # Of the configuration: what a row says elsewhere, and what changes no result.
-_ELSEWHERE = ('data', 'weights', 'method', 'backbone', 'seed', 'tuner', 'transform')
+_ELSEWHERE = (
+    'data',
+    'weights',
+    'weights_format',
+    'method',
+    'backbone',
+    'seed',
+    'tuner',
+    'transform',
+)
 _NEUTRAL = {
     'input': ('data_dir', 'workers', 'budget_mb', 'cache_mb', 'image_cache'),
     'model': ('remat', 'scan'),

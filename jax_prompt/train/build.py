@@ -40,6 +40,7 @@ class Backbone:
       mean: normalisation of images in [0, 1].
       std: likewise.
       skipped: keys of the file that were not used, with the reason.
+      notes: what was assumed of the weights.
     """
 
     config: Config
@@ -48,31 +49,49 @@ class Backbone:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     skipped: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
-def build_backbone(config: RunConfig) -> Backbone:
+def build_backbone(config: RunConfig, recorded: Identity | None = None) -> Backbone:
     """Reads the weights and settles the backbone's configuration.
+
+    Args:
+      config: the run.
+      recorded: what a finished run has recorded of its weights; they are read as they were then,
+        whatever now lies beside the file.
 
     Raises:
       FileNotFoundError: no weights there; says where they are published.
-      ValueError: the file does not fit the backbone.
+      ValueError: the file does not fit the backbone, or does not say how its weights are to be run.
     """
     method, entry = get_method(config.method), lookup(config.backbone)
     network, tree, identity = entry.config, None, None
     skipped: Mapping[str, str] = {}
+    notes: tuple[str, ...] = ()
+    options = config.model
     mean: tuple[float, ...] = entry.mean
     std: tuple[float, ...] = entry.std
     if method.pretrained:
         path = find_weights(config.backbone, config.weights or None)
-        tree, report = load_weights(path, config.backbone)
+        tree, report = load_weights(
+            path,
+            config.backbone,
+            format=config.weights_format or 'auto',
+            mean=options.mean or None,  # type: ignore[arg-type]
+            std=options.std or None,  # type: ignore[arg-type]
+            pool=options.pool,
+            identity=recorded,
+        )
+        if report.unsettled:
+            raise ValueError(report.unsettled)
         network, identity, skipped = report.config, report.identity, report.skipped
+        notes = report.notes
         mean, std = identity.mean, identity.std
     elif config.weights:
         raise ValueError(
             f'method {method.name} starts from random weights; leave --config.weights empty, or '
             "take method 'full' to start from the file"
         )
-    options = config.model
     network = _set(
         network,
         image_size=config.image_size or network.image_size,
@@ -86,7 +105,7 @@ def build_backbone(config: RunConfig) -> Backbone:
     mean, std = (
         tuple(own or default) for own, default in ((options.mean, mean), (options.std, std))
     )
-    return Backbone(network, tree, identity, mean, std, skipped)  # type: ignore[arg-type]
+    return Backbone(network, tree, identity, mean, std, skipped, notes)  # type: ignore[arg-type]
 
 
 def planned(backbone: Backbone, config: RunConfig) -> Backbone:

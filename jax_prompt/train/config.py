@@ -30,6 +30,8 @@ class RunConfig:
       data: what `data/sources.py` opens: 'vtab/dtd', 'fewshot8/food101', a folder, 'tfds:NAME'...
       backbone: `arch` or `arch.tag` of the table.
       weights: a checkpoint file; '': where the table finds it (the embedded default needs none).
+      weights_format: how the file names its weights (docs/weights.md), where that can't be told;
+        '': told from the file.
       method: a row of `methods.METHODS`.
       num_prompts: P, for methods with prompts; ignored in a search with `search_num_prompts`.
       image_size: pixels; 0: the backbone's own.
@@ -62,6 +64,7 @@ class RunConfig:
     backbone: str
     method: str
     weights: str = ''
+    weights_format: str = ''
     num_prompts: int = 10
     image_size: int = 0
     lr: float = 1e-3

@@ -27,6 +27,7 @@ from jax_prompt.train.result import measured_hash
 from jax_prompt.train.splits import load_split
 from jax_prompt.train.step import Program, TrainState, make_logits
 from jax_prompt.train.workdir import RESULT_AGAIN
+from jax_prompt.weights.identity import Identity
 
 _NEEDED = ('classes', 'weights', 'trained_on', 'checkpoint')  # of result.json, to restore a run
 _AGAIN = (
@@ -127,8 +128,8 @@ def restore(workdir: str | Path) -> Restored:
         config = replace(config, tuner={**config.tuner, 'kept': pruned['kept']})
     if config.search and config.search_num_prompts:
         config = replace(config, num_prompts=result['num_prompts'])
-    backbone = build_backbone(config)
-    _same_weights(result, backbone.identity, workdir)
+    known = result['weights']
+    backbone = build_backbone(config, Identity.from_dict(known) if known else None)
     program = build_program(config, backbone, len(result['classes']), config.batch_size)
     trainable, frozen = init_params(config, backbone, program.classifier)
     like = {
@@ -191,16 +192,6 @@ def read_config(path: Path) -> RunConfig:
         return resolve(values)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f'{path} holds no configuration ({error}): {way_out}') from error
-
-
-def _same_weights(result: dict[str, Any], identity: Any, workdir: Path) -> None:
-    asked = (result['weights'] or {}).get('sha256')
-    found = identity.sha256 if identity else None
-    if asked != found:
-        raise ValueError(
-            f'the run in {workdir} was trained on weights with sha256 {asked}; the file now has '
-            f'{found}. Put the original file back'
-        )
 
 
 def _frozen_prompts(frozen: Tree, path: Path, program: Program) -> Tree:

@@ -153,6 +153,8 @@ class _Run:
         self.backbone = build_backbone(config)
         for name, reason in self.backbone.skipped.items():
             self._say(f'weights: {name} is not used: {reason}')
+        for note in self.backbone.notes:
+            self._say(f'weights: {note}')
         self.size = self.backbone.config.image_size
         splits = load_splits(config, self.source.splits, self.size)
         classes, total = len(self.source.classes), sum(len(part.labels) for part in splits.values())
@@ -307,6 +309,7 @@ class _Run:
             'num_examples': {name: len(part.labels) for name, part in self.splits.items()},
             'calibration': self.calibration,
             'weights': backbone.identity.to_dict() if backbone.identity else None,
+            'weights_notes': list(backbone.notes),
             'mean': list(backbone.mean),
             'std': list(backbone.std),
             'checkpoint': trained.directory,

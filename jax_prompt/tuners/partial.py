@@ -10,7 +10,7 @@ al. counts whole stages there: its k = 1 is `last` = 3 on a ResNet-50.)
 from dataclasses import dataclass
 
 from jax_prompt.core.spec import BackboneSpec
-from jax_prompt.core.tree import segment_span
+from jax_prompt.core.tree import Tree, segment_span
 from jax_prompt.core.tuner import Tuner
 
 
@@ -40,6 +40,11 @@ class Partial(Tuner):
                 'it take method=full'
             )
         return spec.num_layers - self.last
+
+    def merged(self, backbone: Tree, params: Tree, spec: BackboneSpec) -> Tree:
+        """Returns the backbone, whose own leaves train (see `Tuner`)."""
+        del params, spec
+        return backbone
 
     def trains(self, path: str, spec: BackboneSpec) -> bool:
         """Whether the leaf at this path of the backbone's tree trains."""

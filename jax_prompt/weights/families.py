@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.weights import resnet, resnet_facts, swin, swin_facts, vit, vit_facts
-from jax_prompt.weights.rules import Matched, Shape, Table
+from jax_prompt.weights.rules import Matched, refuse
+from jax_prompt.weights.tables import Refusal, Shape, Table
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Family:
       settle_positions: gives what holds positions the form that a configuration wants, in place;
         returns the side of the file's grid or window.
       decided: fields of the configuration that format and names decide beyond shapes.
+      strangers: what a file without the first layer of any format may be.
     """
 
     name: str
@@ -32,15 +34,18 @@ class Family:
     leaf_shapes: Callable[[Any], dict[str, Shape]]
     settle_positions: Callable[[dict[str, Any], Any, str], int]
     decided: Callable[[Table, Mapping[str, np.ndarray]], dict[str, Any]]
+    strangers: tuple[Refusal, ...] = ()
 
-    def detect(self, names: Collection[str], container: str, expected: str, source: str) -> Table:
-        """Returns the format of a file.
+    def detect(
+        self, names: Collection[str], container: str, expected: str, source: str
+    ) -> list[Table]:
+        """Returns the formats that a file may be of, the best guess first.
 
         Args:
           names: its names.
           container: the containers that were opened, 'a/b'.
-          expected: the format that the published file of this backbone has; where names fit several
-            formats and none is certain, this one is taken.
+          expected: the format of the published file of these weights, '' where it is not known
+            which they are; where names fit it and none is certain, it is taken.
           source: the file, for the error.
 
         Raises:
@@ -48,6 +53,7 @@ class Family:
         """
         fitting = [table for table in self.formats.values() if table.prefix(names) is not None]
         if not fitting:
+            refuse(self.strangers, names, source, f'a plain {self.name}')
             raise ValueError(
                 f'{source} is no {self.name} of a known format ({list(self.formats)}); it lacks '
                 f'its first layer; its names begin with {sorted(names)[:6]}'
@@ -55,15 +61,17 @@ class Family:
         shown = [table for table in fitting if table.shows(names, container.split('/'))]
         agreeing = [table for table in shown or fitting if table.name == expected]
         if agreeing or shown:
-            return (agreeing or shown)[0]
-        if len(fitting) > 1 and all(table.prefix(names) for table in fitting):
+            return [(agreeing or shown)[0]]
+        if len(fitting) > 1 and any(t.prefix(names) == 'module.' for t in fitting):
             # `module.` is MoCo v3's and that of anything trained in parallel; heads and
             # normalisation may differ, so no guess is good enough.
             raise ValueError(
                 f'{source} may be of format {" or ".join(table.name for table in fitting)}; give '
-                'the format, or the backbone with its tag'
+                f'the format (--config.weights_format={fitting[-1].name}, or --format of '
+                'launch/convert.py), or the backbone with its tag'
             )
-        return fitting[-1]  # the plain names that all others started from
+        possible = [table for table in fitting if table.may_be(names)] or fitting
+        return possible[::-1]  # the plain names, which all others started from, come last
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -75,6 +83,7 @@ FAMILIES: Mapping[str, Family] = {
         vit_facts.leaf_shapes,
         vit_facts.settle_positions,
         vit_facts.decided,
+        vit.STRANGERS,
     ),
     'swin': Family(
         'Swin',
@@ -84,6 +93,7 @@ FAMILIES: Mapping[str, Family] = {
         swin_facts.leaf_shapes,
         swin_facts.settle_positions,
         swin_facts.decided,
+        swin.STRANGERS,
     ),
     'resnet': Family(
         'ResNet',
@@ -93,6 +103,7 @@ FAMILIES: Mapping[str, Family] = {
         resnet_facts.leaf_shapes,
         resnet_facts.settle_positions,
         resnet_facts.decided,
+        resnet.STRANGERS,
     ),
 }
 # All formats that there are, by name, for help texts.

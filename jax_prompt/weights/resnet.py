@@ -2,14 +2,15 @@
 
 | format      | files |
 |-------------|-------|
-| torchvision | torchvision's and timm's, which share all names; DINO's; MoCo v2's and v3's |
+| torchvision | torchvision's and timm's, which share all names; DINO's; MoCo's; SwAV's; |
+|             | SimSiam's, Barlow Twins', VICReg's and solo-learn's encoders |
 | hf          | Hugging Face ResNetModel, ResNetForImageClassification |
 | jax_prompt  | files that this package wrote |
 """
 
 from collections.abc import Mapping
 
-from jax_prompt.weights.rules import Rule, Table, conv_kernel
+from jax_prompt.weights.tables import Reading, Refusal, Rule, Table, conv_kernel, own_table
 from jax_prompt.weights.torch_layers import norm
 
 _LAYER = 'block_{layer}'
@@ -60,27 +61,61 @@ _HF = (
 _SKIPS = {
     r'(module\.)?(fc|head|classifier)(\..*)?': 'classifier or projection head',
     r'(.*\.)?num_batches_tracked': 'count of the batches that running statistics have seen',
-    r'module\.(momentum_encoder|encoder_k)\..*': 'momentum encoder, used in pretraining only',
-    r'module\.predictor\..*': 'predictor, used in pretraining only',
-    r'module\.queue(_ptr)?': 'queue, used in pretraining only',
+    r'(module\.)?(momentum_|encoder_k\.).*': 'momentum encoder, used in pretraining only',
+    r'(module\.)?(projection_head|prototypes|projector|predictor|neck)(\d*\..*)?': (
+        'used in pretraining only'
+    ),
+    r'(module\.)?bn\..*': 'norm of the projections, used in pretraining only',
+    r'(module\.)?(online_classifier|.*queue(_ptr)?)(\..*)?': 'used in pretraining only',
 }
-_REFUSALS = {
-    r'.*\.downsample\.2\..*': 'a ResNet-D, which averages in its shortcuts',
-    r'.*\.(se|aa)\..*': 'a ResNet with further layers in its blocks',
-    r'(visual\.)?(attnpool\..*|conv[23]\.weight)': 'a ResNet of CLIP',
-}
+# The first that fits is named, so networks with more signs come first.
+_REFUSALS = (
+    Refusal('a ResNet of CLIP', (r'(visual\.)?(attnpool\..*|conv[23]\.weight)',)),
+    Refusal('a ResNeSt', (r'.*\.conv2\.bn0\..*',)),
+    Refusal('an SK-ResNet', (r'.*\.conv2\.paths\..*',)),
+    Refusal('a Res2Net', (r'.*\.convs\.\d+\..*',)),
+    Refusal('an ECA-ResNet, whose blocks weigh their channels', (r'.*\.se\.conv\.weight',)),
+    Refusal(
+        'a ResNet-RS, with a deep stem and squeeze-and-excitation in its blocks',
+        (r'.*\.se\.fc1\.weight', r'(.*\.)?conv1\.0\.weight'),
+    ),
+    Refusal(
+        'a ResNet with further layers in its blocks (squeeze-and-excitation)', (r'.*\.se\..*',)
+    ),
+    Refusal('a ResNet with further layers in its blocks', (r'.*\.(se|aa)\..*',)),
+    Refusal(
+        'a ResNet-D, with a deep stem and averages in its shortcuts',
+        (r'(.*\.)?conv1\.0\.weight', r'.*\.downsample\.2\..*'),
+    ),
+    Refusal('a ResNet-D, which averages in its shortcuts', (r'.*\.downsample\.2\..*',)),
+    Refusal('a ResNet with a deep stem (of three convolutions)', (r'(.*\.)?conv1\.0\.weight',)),
+)
+# What lacks even the first layer of every format.
+STRANGERS = (
+    Refusal('a ResNet of CLIP', (r'(.*\.)?attnpool\..*',)),
+    Refusal(
+        'a ResNet of CLIP, as timm has it',
+        (r'stem\.conv1\.conv\.weight', r'head\.pos_embed'),
+    ),
+    *_REFUSALS,
+    Refusal('a ResNet V2 (BiT)', (r'stem\.conv\.weight', r'stages\.0\.blocks\.0\.norm1\..*')),
+    Refusal('a ResNet V2 (BiT)', (r'(.*/)?root_block/.*',)),
+    Refusal('a Swin or a ViT', (r'(.*\.)?patch_embed.*',)),
+    Refusal('a network of another kind', (r'(stem|conv_stem|features)\..*',)),
+)
 _PREFIXES = (
     '',
     'module.base_encoder.',
     'module.encoder_q.',
     'module.backbone.',
+    'module.encoder.',
     'module.',
     'backbone.',
     'encoder.',
     'model.',
 )
 _TABLES = (
-    Table('jax_prompt', 'stem_conv/kernel', ('',), (Rule('(?P<path>.+)', '{path}'),)),
+    own_table('stem_conv/kernel', Reading('the micro ResNet', imagenet=False), Reading('others')),
     Table(
         'hf',
         'embedder.embedder.convolution.weight',

@@ -1,109 +1,19 @@
 """Renaming rules as data, applied strictly.
 
-A `Table` says how one source names its weights: regular expressions with the path and the
-transform of each leaf, what is skipped and why, and what is refused. `match_names` sorts a file's
-names by them; `apply` gives the whole tree, or one error with every unused, missing and misshapen
-name: a checkpoint that loads in part is worse than one that does not load.
+A `Table` (`weights/tables.py`) says how one source names its weights: regular expressions with the
+path and the transform of each leaf, what is skipped and why, and what is refused. `match_names`
+sorts a file's names by them; `apply` gives the whole tree, or one error with every unused, missing
+and misshapen name: a checkpoint that loads in part is worse than one that does not load.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-Transform = Callable[[np.ndarray], np.ndarray]
-Shape = tuple[int | None, ...]
-
-
-def same(x: np.ndarray) -> np.ndarray:
-    """Returns the array as it is."""
-    return x
-
-
-def transpose(x: np.ndarray) -> np.ndarray:
-    """A torch linear weight [out, in] as a kernel [in, out]."""
-    return x.T
-
-
-def conv_kernel(x: np.ndarray) -> np.ndarray:
-    """A torch convolution weight [out, in, h, w] as a kernel [h, w, in, out]."""
-    return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x
-
-
-def merge_last(x: np.ndarray) -> np.ndarray:
-    """Joins the last two axes: [D, H, D/H] to [D, D], [H, D/H] to [D]."""
-    return x.reshape(*x.shape[:-2], -1) if x.ndim >= 2 else x
-
-
-def merge_first(x: np.ndarray) -> np.ndarray:
-    """Joins the first two axes: [H, D/H, D] to [D, D]."""
-    return x.reshape(-1, *x.shape[2:]) if x.ndim >= 2 else x
-
-
-def row(x: np.ndarray) -> np.ndarray:
-    """[D] or [R, D] as [1, R, D]."""
-    return x.reshape(1, -1, x.shape[-1]) if x.ndim else x
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How one kind of leaf is named.
-
-    Attributes:
-      pattern: regular expression for the whole source name; a group `layer` is the layer's number,
-        in its stage where there is a group `stage`, the number of a stage.
-      path: path in the tree; `{layer}` becomes the layer's number in the whole network, `{start}`
-        and `{stop}` those of the first layer of the stage and of the layer after it, zero-padded.
-      transform: from the source's layout to the tree's; must only rearrange.
-      part: (index, parts) where the leaf is one of several that are joined along the last axis.
-    """
-
-    pattern: str
-    path: str
-    transform: Transform = same
-    part: tuple[int, int] = (0, 1)
-
-
-@dataclass(frozen=True)
-class Table:
-    """How one source names its weights.
-
-    Attributes:
-      name: the format's name.
-      anchor: a name that every such file has, after the prefix.
-      prefixes: what may stand before every name; the first under which the anchor exists is taken.
-      rules: the leaves.
-      skips: {pattern: reason} for what is left out on purpose; tried on names without the prefix
-        and on whole names.
-      refusals: {pattern: what the file is} for what a plain network of the family has not.
-      family: what such a file holds, for errors.
-      signs: sets of patterns; a file in which each pattern of a set occurs is of this format.
-      containers: containers that speak for this format.
-      absent: patterns for names that speak against this format.
-    """
-
-    name: str
-    anchor: str
-    prefixes: tuple[str, ...]
-    rules: tuple[Rule, ...]
-    skips: Mapping[str, str] = field(default_factory=dict)
-    refusals: Mapping[str, str] = field(default_factory=dict)
-    signs: tuple[tuple[str, ...], ...] = ()
-    containers: tuple[str, ...] = ()
-    absent: tuple[str, ...] = ()
-    family: str = 'ViT'
-
-    def prefix(self, names: Collection[str]) -> str | None:
-        """Returns the prefix of a file with these names, None if it is of another format."""
-        return next((p for p in self.prefixes if p + self.anchor in names), None)
-
-    def shows(self, names: Collection[str], containers: Collection[str]) -> bool:
-        """Returns whether names or containers speak for this format in particular."""
-        if any(_occurs(pattern, names) for pattern in self.absent):
-            return False
-        signed = any(all(_occurs(p, names) for p in patterns) for patterns in self.signs)
-        return signed or any(container in self.containers for container in containers)
+from jax_prompt.core.mapped import release
+from jax_prompt.weights.tables import Refusal, Rule, Shape, Table
 
 
 @dataclass
@@ -154,16 +64,12 @@ def match_names(table: Table, tensors: Mapping[str, np.ndarray], source: str) ->
       ValueError: a name shows that the file is something else than a plain network of the family.
     """
     prefix = table.prefix(tensors) or ''
-    counts = _layers_of_stages(table, [name.removeprefix(prefix) for name in tensors])
+    bares = [name.removeprefix(prefix) for name in tensors]
+    refuse(table.refusals, bares, source, f'a plain {table.family}')
+    counts = _layers_of_stages(table, bares)
     matched = Matched(table, {}, {}, [])
     for name, tensor in tensors.items():
         bare = name.removeprefix(prefix)
-        refusal = _find(table.refusals, bare)
-        if refusal is not None:
-            raise ValueError(
-                f"{source}: '{name}' makes it {refusal}, which is not supported; give the weights "
-                f'of a plain {table.family}'
-            )
         found = _match(table, bare, counts) if name.startswith(prefix) else None
         reason = _find(table.skips, bare) or _find(table.skips, name)
         if found is None and reason is not None:
@@ -175,6 +81,21 @@ def match_names(table: Table, tensors: Mapping[str, np.ndarray], source: str) ->
         else:
             matched.plan[found[1]][found[0].part[0]] = (name, found[0])
     return matched
+
+
+def refuse(refusals: Collection[Refusal], names: Collection[str], source: str, wanted: str) -> None:
+    """Refuses a file of a network that is not supported.
+
+    Raises:
+      ValueError: says what the file is, and by which name it is known.
+    """
+    for refusal in refusals:
+        name = refusal.found(names)
+        if name is not None:
+            raise ValueError(
+                f"{source}: '{name}' makes it {refusal.what}, which is not supported; give the "
+                f'weights of {wanted}'
+            )
 
 
 def apply(
@@ -195,7 +116,8 @@ def apply(
       The leaves in float32 with what was used and skipped.
 
     Raises:
-      ValueError: lists every name that is unused, missing or misshapen.
+      ValueError: lists every name that is unused, missing or misshapen; or names a leaf that holds
+        a value that is not finite.
     """
     problems = [f'unused: {text}' for text in matched.unused]
     for path, parts in matched.plan.items():
@@ -221,7 +143,20 @@ def apply(
             leaves.append(rule.transform(tensors.pop(name)))
             used[name] = path
         flat[path] = _float32(leaves)
+        _check_finite(path, flat[path], [name for name, _ in parts.values()], source)
     return Applied(flat, used, matched.skipped)
+
+
+def _check_finite(path: str, leaf: np.ndarray, names: list[str], source: str) -> None:
+    """Refuses a leaf with NaN or infinity: training would fail later, and blame something else."""
+    # Both ends are NaN where any value is; no array of the leaf's size is made for it.
+    if leaf.size and not (np.isfinite(leaf.min()) and np.isfinite(leaf.max())):
+        count = int(leaf.size - np.isfinite(leaf).sum())
+        raise ValueError(
+            f'{source}: {" and ".join(names)} ({path}) holds {count} values that are NaN or '
+            'infinite in float32; the file is damaged or its training diverged: give another file'
+        )
+    release(leaf)
 
 
 def _check_leaf(
@@ -285,10 +220,6 @@ def _find(texts: Mapping[str, str], name: str) -> str | None:
     return next((text for pattern, text in texts.items() if re.fullmatch(pattern, name)), None)
 
 
-def _occurs(pattern: str, names: Collection[str]) -> bool:
-    return any(re.fullmatch(pattern, name) for name in names)
-
-
 def _text(shape: Shape) -> str:
     return '[' + ', '.join('any' if n is None else str(n) for n in shape) + ']'
 
@@ -301,6 +232,7 @@ def _float32(parts: list[np.ndarray]) -> np.ndarray:
     out = np.empty((*parts[0].shape[:-1], width), np.float32)
     start = 0
     for part in parts:
-        out[..., start : start + part.shape[-1]] = part
+        with np.errstate(over='ignore'):  # float64 beyond float32's range; `_check_finite` names it
+            out[..., start : start + part.shape[-1]] = part
         start += part.shape[-1]
     return out

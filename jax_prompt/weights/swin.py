@@ -4,14 +4,15 @@
 |-------------|-------|
 | microsoft   | the authors' `.pth`, SimMIM's, and timm's up to 0.8: merging ends a stage |
 | timm        | timm from 0.9 on: merging begins a stage |
-| hf          | Hugging Face SwinModel, SwinForImageClassification, SwinForMaskedImageModeling |
+| hf          | Hugging Face SwinModel, SwinForImageClassification, SwinForMaskedImageModeling, |
+|             | under the names of their files and under those that transformers 5 has in memory |
 | torchvision | torchvision's swin_t, swin_s, swin_b (the first version) |
 | jax_prompt  | files that this package wrote |
 """
 
 from collections.abc import Mapping
 
-from jax_prompt.weights.rules import Rule, Table
+from jax_prompt.weights.tables import Reading, Refusal, Rule, Table, own_table
 from jax_prompt.weights.torch_layers import linear, norm, patch_conv
 
 _LAYER = 'block_{layer}'
@@ -58,18 +59,19 @@ _TORCHVISION = (
 
 _HF_STAGE = r'encoder\.layers\.(?P<stage>\d+)\.'
 _HF = _HF_STAGE + r'blocks\.(?P<layer>\d+)\.'
+_HF_BIAS = _HF + r'attention\.(?:self|relative_position_bias)\.'
 _HF_RULES = (
     *patch_conv(r'embeddings\.patch_embeddings\.projection'),
     *norm(r'embeddings\.norm', 'patch_norm'),
     *norm(_HF + 'layernorm_before', f'{_LAYER}/ln1'),
-    *linear(_HF + r'attention\.self\.query', f'{_LAYER}/attn/qkv', (0, 3)),
-    *linear(_HF + r'attention\.self\.key', f'{_LAYER}/attn/qkv', (1, 3)),
-    *linear(_HF + r'attention\.self\.value', f'{_LAYER}/attn/qkv', (2, 3)),
-    Rule(_HF + r'attention\.self\.relative_position_bias_table', f'{_LAYER}/attn/relative_bias'),
-    *linear(_HF + r'attention\.output\.dense', f'{_LAYER}/attn/proj'),
+    *linear(_HF + r'attention\.(?:self\.query|q_proj)', f'{_LAYER}/attn/qkv', (0, 3)),
+    *linear(_HF + r'attention\.(?:self\.key|k_proj)', f'{_LAYER}/attn/qkv', (1, 3)),
+    *linear(_HF + r'attention\.(?:self\.value|v_proj)', f'{_LAYER}/attn/qkv', (2, 3)),
+    Rule(_HF_BIAS + 'relative_position_bias_table', f'{_LAYER}/attn/relative_bias'),
+    *linear(_HF + r'attention\.(?:output\.dense|o_proj)', f'{_LAYER}/attn/proj'),
     *norm(_HF + 'layernorm_after', f'{_LAYER}/ln2'),
-    *linear(_HF + r'intermediate\.dense', f'{_LAYER}/mlp/fc1'),
-    *linear(_HF + r'output\.dense', f'{_LAYER}/mlp/fc2'),
+    *linear(_HF + r'(?:intermediate\.dense|mlp\.fc1)', f'{_LAYER}/mlp/fc1'),
+    *linear(_HF + r'(?:output\.dense|mlp\.fc2)', f'{_LAYER}/mlp/fc2'),
     *_merge(_HF_STAGE + 'downsample', 'merge_{stop}'),
     *norm('layernorm', 'norm'),
 )
@@ -81,21 +83,33 @@ _SKIPS = {
     r'(embeddings\.)?mask_token': 'token for masked patches, used in pretraining only',
     r'decoder\..*': 'decoder, used in pretraining only',
 }
-_REFUSALS = {
-    r'.*\b(logit_scale|cpb_mlp|continuous_position_bias_mlp|q_bias)\b.*': 'a Swin V2',
-    r'absolute_pos_embed|embeddings\.position_embeddings': 'a Swin with absolute positions',
-    r'cls_token|pos_embed|blocks\.\d+\..*': 'a ViT',
-}
+_REFUSALS = (
+    Refusal('a Swin V2', (r'.*\b(logit_scale|cpb_mlp|continuous_position_bias_mlp|q_bias)\b.*',)),
+    Refusal(
+        'a Swin with absolute positions',
+        (r'absolute_pos_embed|embeddings\.position_embeddings',),
+    ),
+    Refusal('a ViT', (r'cls_token|pos_embed|blocks\.\d+\..*',)),
+)
+# What lacks even the first layer of every format.
+STRANGERS = (
+    *_REFUSALS,
+    Refusal('a ResNet', (r'(.*\.)?layer1\.0\.conv1\.weight',)),
+    Refusal('a ViT', (r'(.*\.)?(cls_token|class_token|embedding/kernel)',)),
+)
 
 
 def _table(name: str, anchor: str, prefixes: tuple[str, ...], rules, **more) -> Table:
     return Table(name, anchor, prefixes, rules, _SKIPS, _REFUSALS, family='Swin', **more)
 
 
-_ANCHOR, _PREFIXES = 'patch_embed.proj.weight', ('', 'module.', 'encoder.', 'backbone.', 'model.')
+_ANCHOR, _PREFIXES = (
+    'patch_embed.proj.weight',
+    (*('', 'module.', 'encoder.', 'backbone.', 'model.', 'module.backbone.', 'module.encoder.'),),
+)
 _FIRST = r'(?:.*\.)?layers\.0\.downsample\..*'
 _TABLES = (
-    Table('jax_prompt', 'patch_embed/kernel', ('',), (Rule('(?P<path>.+)', '{path}'),)),
+    own_table('patch_embed/kernel', Reading('the micro Swin', imagenet=False), Reading('others')),
     _table('torchvision', 'features.0.0.weight', ('', 'module.'), _TORCHVISION),
     _table('hf', 'embeddings.patch_embeddings.projection.weight', ('', 'swin.'), _HF_RULES),
     _table('microsoft', _ANCHOR, _PREFIXES, _MICROSOFT, signs=((_FIRST,),)),

@@ -1,6 +1,6 @@
 """Rules for the layers of torch that every family's networks are made of."""
 
-from jax_prompt.weights.rules import Rule, conv_kernel, transpose
+from jax_prompt.weights.tables import Rule, conv_kernel, transpose
 
 
 def linear(pattern: str, path: str, part: tuple[int, int] = (0, 1)) -> tuple[Rule, ...]:

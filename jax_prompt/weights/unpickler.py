@@ -21,6 +21,7 @@ from jax_prompt.weights.pickle_machine import Container, Function, Machine, Refu
 _MAX_DIMENSIONS = 8
 _MAX_SIZE = 2**48  # of a dimension, a stride, an offset or a storage, in values
 _MAX_PATH = 4096  # characters
+_MAX_REPEATED = 2**20  # elements of a tensor that repeats its values
 
 
 class Storage(NamedTuple):
@@ -92,7 +93,10 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
     if math.prod(size for size in shape if size) > _MAX_SIZE:
         raise Refused(f'a tensor has shape {excerpt(shape)}')
     last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    if elements and (last >= storage.length or elements > storage.length):
+    # Only repeated values (stride 0: `expand`, `broadcast_to`) may be more than the storage holds.
+    repeats = any(s == 0 and n > 1 for n, s in zip(shape, strides, strict=True))
+    most = max(storage.length, _MAX_REPEATED) if repeats else storage.length
+    if elements and (last >= storage.length or elements > most):
         raise Refused(
             f'a tensor of shape {tuple(shape)}, strides {tuple(strides)}, offset {offset} does not '
             f'lie inside its storage of {storage.length} values'
@@ -170,6 +174,7 @@ _TYPES = 'float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool flo
 _KNOWN: dict[tuple[str, str], Any] = {
     ('collections', 'OrderedDict'): _Dict,
     ('argparse', 'Namespace'): _Namespace,
+    ('yacs.config', 'CfgNode'): _Dict,  # the `config` in the authors' own Swin checkpoints
     ('torch._utils', '_rebuild_tensor'): Function(_rebuild_tensor),
     ('torch._utils', '_rebuild_tensor_v2'): Function(_rebuild_tensor),
     ('torch._utils', '_rebuild_parameter'): Function(_rebuild_parameter),

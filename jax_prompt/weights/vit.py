@@ -3,18 +3,30 @@
 | format    | files |
 |-----------|-------|
 | timm      | timm's `.safetensors`, `.bin`, `.pth`, DeiT, and their fine-tuned descendants |
-| hf        | Hugging Face ViTModel, ViTForImageClassification, ViTMAE, Dinov2 (with registers) |
-| google    | `.npz` of the original ViT and of AugReg; big_vision's too |
+| torchvision | torchvision's vit_b_16 and its like |
+| hf        | Hugging Face ViTModel, ViTForImageClassification, ViTMAE, Dinov2 (with registers), |
+|           | under the names of their files and under those that transformers 5 has in memory |
+| google    | `.npz` of the original ViT and of AugReg; big_vision's too, scanned or not |
 | mae       | facebookresearch/mae, with or without its decoder |
 | moco_v3   | facebookresearch/moco-v3: `module.base_encoder.` (pretraining), `module.` (linear) |
-| dino      | facebookresearch/dino, backbones and full checkpoints |
+| dino      | facebookresearch/dino, backbones and full checkpoints; iBOT's |
 | dinov2    | facebookresearch/dinov2, with registers or without, blocks in chunks or not |
 | jax_prompt| files that this package wrote |
 """
 
 from collections.abc import Mapping
 
-from jax_prompt.weights.rules import Rule, Table, merge_first, merge_last, row
+from jax_prompt.weights.tables import (
+    Reading,
+    Refusal,
+    Rule,
+    Table,
+    merge_first,
+    merge_last,
+    own_table,
+    row,
+    transpose,
+)
 from jax_prompt.weights.torch_layers import linear, norm, patch_conv
 
 _BLOCK = r'blocks\.(?:\d+\.)?(?P<layer>\d+)\.'  # DINOv2 may number chunks before blocks
@@ -36,31 +48,65 @@ _BLOCKS = (
 _HEADS = {
     r'(head|head_dist|fc|classifier|last_layer)(\..*)?': 'classifier head',
     r'pre_logits\..*': 'representation layer of the classifier',
-    r'mask_token': 'token for masked patches, used in pretraining only',
+    r'mask_token|masked_embed': 'token for masked patches, used in pretraining only',
+    r'projector(\..*)?|predictor(\..*)?|momentum_.*|.*queue(_ptr)?': 'used in pretraining only',
 }
-_REFUSALS = {
-    r'layers\.\d+\.blocks\..*': 'a Swin',
-    r'dist_token': 'a distilled DeiT with a distillation token',
-    r'.*\bmlp\.(w12|w3|w1|w2|weights_in|weights_out|fc1_g|fc1_x)\b.*': 'a ViT with SwiGLU MLPs',
-    r'.*\b(q_norm|k_norm)\b.*': 'a ViT that normalises queries and keys',
-    r'.*\b(gamma_1|relative_position_bias_table|relative_position_index|q_bias)\b.*': 'a BEiT',
-    r'.*\b(rope_embed|storage_tokens|rope)\b.*': 'a ViT with rotary positions',
-    r'norm_pre\..*|ln_pre\..*': 'a CLIP tower with a norm before the blocks',
-    r'attn_pool\..*|MAPHead_0/.*': 'a ViT with attention pooling',
-    r'patch_embed\.(backbone|norm|conv)\b.*|conv_root/.*|block\d/unit.*': 'a hybrid ViT',
-}
+_SCALED = r'(?:.*\.)?blocks\.(?:\d+\.)?0\.ls1\.gamma'
+# The first that fits is named, so networks with more signs come first.
+_REFUSALS = (
+    Refusal('a Swin', (r'layers\.\d+\.blocks\..*',)),
+    Refusal('a distilled DeiT with a distillation token', (r'.*dist(illation)?_token',)),
+    Refusal('a CaiT', (r'blocks_token_only\..*',)),
+    Refusal('a CaiT', (r'.*\.attn\.proj_[lw]\..*',)),
+    Refusal('a DINOv3', (r'(.*\.)?(storage_tokens|attn\.qkv\.bias_mask)',)),
+    Refusal('a ViT with SwiGLU MLPs and rotary positions (EVA-02)', (r'.*\bmlp\.fc1_g\..*',)),
+    Refusal(
+        'a ViT with rotary positions (EVA-02)', (r'.*\battn\.q_proj\..*', r'(.*\.)?patch_embed\..*')
+    ),
+    Refusal('a ViT with rotary positions (EVA-02)', (r'.*\brope\b.*freqs.*',)),
+    Refusal('a ViT with rotary positions', (r'.*\b(rope_embed|rope)\b.*',)),
+    Refusal('a ViT with rotary positions (DINOv3 by timm)', (r'.*\bgamma_1', 'reg_token')),
+    Refusal('a BEiT', (r'.*\b(relative_position_bias_table|relative_position_index)\b.*',)),
+    Refusal('a BEiT', (r'.*\bgamma_1\b.*', r'.*\bq_bias\b.*')),
+    Refusal('an EVA or EVA-02 (biases of queries and values alone)', (r'.*\bq_bias\b.*',)),
+    Refusal(
+        'a ViT with layer scales under the names of BEiT (DeiT-III as its authors have it, or '
+        'a BEiT)',
+        (r'.*\bgamma_1\b.*',),
+    ),
+    Refusal(
+        'a ViT with SwiGLU MLPs', (r'.*\bmlp\.(w12|w3|w1|w2|weights_in|weights_out|fc1_x)\b.*',)
+    ),
+    Refusal('a ViT that normalises queries and keys', (r'.*\b(q_norm|k_norm)\b.*',)),
+    Refusal('a CLIP tower with a norm before the blocks', (r'norm_pre\..*|ln_pre\..*',)),
+    Refusal('a ViT with attention pooling', (r'attn_pool\..*|MAPHead_0/.*',)),
+    Refusal('a ViT with relative positions', (r'.*\b(rel_pos_h|shared_rel_pos|rel_pos)\b.*',)),
+    Refusal(
+        'a hybrid ViT', (r'patch_embed\.(backbone|norm|conv)\b.*|conv_root/.*|block\d/unit.*',)
+    ),
+)
+# What lacks even the first layer of every format.
+STRANGERS = (
+    *_REFUSALS,
+    Refusal('a DINOv3', (r'(.*\.)?embeddings\.patch_embeddings\.weight', r'.*register_tokens')),
+    Refusal('an XCiT', (r'patch_embed\.proj\.0\.0\.weight',)),
+    Refusal('a CLIP tower', (r'(visual\.)?class_embedding|visual\..*|vision_model\..*',)),
+    Refusal('a ResNet', (r'(.*\.)?layer1\.0\.conv1\.weight',)),
+    Refusal('a network of convolutions', (r'(.*\.)?(stem|conv_stem)\..*',)),
+)
 
-_HF = r'encoder\.layer\.(?P<layer>\d+)\.'
+# On disk and, from transformers 5 on, in memory.
+_HF = r'(?:encoder\.layer|layers)\.(?P<layer>\d+)\.'
 _HF_RULES = (
     Rule(r'embeddings\.cls_token', 'cls_token'),
     Rule(r'embeddings\.position_embeddings', 'pos_embed'),
     Rule(r'embeddings\.register_tokens', 'register_tokens', row),
     *patch_conv(r'embeddings\.patch_embeddings\.projection'),
     *norm(_HF + '(?:layernorm_before|norm1)', 'block_{layer}/ln1'),
-    *linear(_HF + r'attention\.attention\.query', 'block_{layer}/attn/qkv', (0, 3)),
-    *linear(_HF + r'attention\.attention\.key', 'block_{layer}/attn/qkv', (1, 3)),
-    *linear(_HF + r'attention\.attention\.value', 'block_{layer}/attn/qkv', (2, 3)),
-    *linear(_HF + r'attention\.output\.dense', 'block_{layer}/attn/proj'),
+    *linear(_HF + r'attention\.(?:attention\.query|q_proj)', 'block_{layer}/attn/qkv', (0, 3)),
+    *linear(_HF + r'attention\.(?:attention\.key|k_proj)', 'block_{layer}/attn/qkv', (1, 3)),
+    *linear(_HF + r'attention\.(?:attention\.value|v_proj)', 'block_{layer}/attn/qkv', (2, 3)),
+    *linear(_HF + r'attention\.(?:output\.dense|o_proj)', 'block_{layer}/attn/proj'),
     Rule(_HF + r'layer_scale1\.lambda1', 'block_{layer}/ls1/scale'),
     *norm(_HF + '(?:layernorm_after|norm2)', 'block_{layer}/ln2'),
     *linear(_HF + r'(?:intermediate\.dense|mlp\.fc1)', 'block_{layer}/mlp/fc1'),
@@ -96,9 +142,27 @@ _GOOGLE_RULES = (
     Rule(r'Transformer/encoder_norm/(?P<leaf>scale|bias)', 'norm/{leaf}'),
 )
 
+_TV = r'encoder\.layers\.encoder_layer_(?P<layer>\d+)\.'
+_TORCHVISION = (
+    Rule('class_token', 'cls_token'),
+    Rule(r'encoder\.pos_embedding', 'pos_embed'),
+    *patch_conv('conv_proj'),
+    *norm(_TV + 'ln_1', 'block_{layer}/ln1'),
+    Rule(_TV + r'self_attention\.in_proj_weight', 'block_{layer}/attn/qkv/kernel', transpose),
+    Rule(_TV + r'self_attention\.in_proj_bias', 'block_{layer}/attn/qkv/bias'),
+    *linear(_TV + r'self_attention\.out_proj', 'block_{layer}/attn/proj'),
+    *norm(_TV + 'ln_2', 'block_{layer}/ln2'),
+    *linear(_TV + r'mlp\.(?:0|linear_1)', 'block_{layer}/mlp/fc1'),
+    *linear(_TV + r'mlp\.(?:3|linear_2)', 'block_{layer}/mlp/fc2'),
+    *norm(r'encoder\.ln', 'norm'),
+)
+
 _ANCHOR = 'patch_embed.proj.weight'
+_HEAD = r'(?:.*\.)?(?:head|fc_norm|head_dist)\.(?:weight|bias)'
+_AUTOENCODER = {'pool': 'mean', 'norm_after_pool': True}  # as MAE's fine-tuning does
+_DECODER, _LAMBDA = r'decoder\..*', r'.*\blayer_scale1\..*'
 _TABLES = (
-    Table('jax_prompt', 'patch_embed/kernel', ('',), (Rule('(?P<path>.+)', '{path}'),)),
+    own_table('patch_embed/kernel', Reading('AugReg', imagenet=False), Reading('others')),
     Table(
         'google',
         'embedding/kernel',
@@ -110,6 +174,15 @@ _TABLES = (
             r'opt/(?!target/).*|step': 'state of the optimizer',
             r'params/(txt/.*|t|b)': 'text tower',
         },
+        _REFUSALS,
+        readings=(Reading('AugReg', imagenet=False),),
+    ),
+    Table(
+        'torchvision',
+        'conv_proj.weight',
+        ('', 'module.', 'backbone.', 'model.'),
+        _TORCHVISION,
+        {r'heads\..*': 'classifier head'},
         _REFUSALS,
     ),
     Table(
@@ -123,7 +196,12 @@ _TABLES = (
             r'pooler\..*': "pooler of Hugging Face's classifier",
             r'decoder\..*': 'decoder, used in pretraining only',
         },
-        {**_REFUSALS, r'embeddings\.distillation_token': 'a distilled DeiT'},
+        (Refusal('a BEiT', (r'.*\blambda_1',)), *_REFUSALS),
+        readings=(
+            Reading('ViT', imagenet=False, absent=(_DECODER, _LAMBDA)),
+            Reading('DINO and others', absent=(_DECODER,)),
+            Reading('MAE', fields=_AUTOENCODER, needs=(_DECODER,)),
+        ),
     ),
     Table(
         'dinov2',
@@ -135,8 +213,9 @@ _TABLES = (
         signs=(
             ('register_tokens',),
             (r'(?:.*\.)?blocks\.\d+\.\d+\..*',),
-            (r'(?:.*\.)?mask_token', r'(?:.*\.)?blocks\.0\.ls1\.gamma'),
+            (r'(?:.*\.)?mask_token', _SCALED),
         ),
+        needs=(_SCALED,),
     ),
     Table(
         'moco_v3',
@@ -158,8 +237,12 @@ _TABLES = (
         _BLOCKS,
         {**_HEADS, r'module\.head\..*': 'projection head of pretraining'},
         _REFUSALS,
-        signs=((r'(module\.)?backbone\.cls_token',),),
+        signs=(
+            (r'(module\.)?backbone\.cls_token', r'(module\.)?head\.mlp\..*'),
+            (r'(?:.*\.)?masked_embed',),
+        ),
         containers=('teacher', 'student'),
+        absent=(_HEAD, _SCALED),
     ),
     Table(
         'mae',
@@ -169,9 +252,17 @@ _TABLES = (
         {**_HEADS, r'decoder_.*': 'decoder, used in pretraining only'},
         _REFUSALS,
         signs=((r'decoder_embed\.weight',),),
-        containers=('model',),
-        absent=(r'(?:head|fc_norm|head_dist)\..*',),
+        absent=(_HEAD, _SCALED),
+        readings=(Reading('MAE', fields=_AUTOENCODER),),
     ),
-    Table('timm', _ANCHOR, ('', 'module.', 'model.', 'backbone.'), _BLOCKS, _HEADS, _REFUSALS),
+    Table(
+        'timm',
+        _ANCHOR,
+        ('', 'module.', 'model.', 'backbone.', 'encoder.', 'module.backbone.'),
+        _BLOCKS,
+        _HEADS,
+        _REFUSALS,
+        readings=(Reading('AugReg', imagenet=False, absent=(_SCALED,)), Reading('DeiT')),
+    ),
 )
 FORMATS: Mapping[str, Table] = {table.name: table for table in _TABLES}

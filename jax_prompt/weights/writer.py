@@ -44,6 +44,8 @@ def write_safetensors(
         with np.errstate(over='ignore'):
             values = np.ascontiguousarray(leaf, dtype=target)
         if not np.isfinite(values).all():
-            raise ValueError(f'{path} is not finite in {dtype}; store it as float32 or bfloat16')
+            large = bool(np.isfinite(leaf).all())
+            way_out = 'store it as float32 or bfloat16' if large else 'it holds NaN or infinity'
+            raise ValueError(f'{path} is not finite in {dtype}; {way_out}')
         file.write(values.view(np.uint8).data)
         release(leaf)

@@ -41,3 +41,14 @@ def test_failures_write_nothing(change, message, listed, tmp_path, capsys):
     assert main(command) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_guess_is_not_converted(listed, tmp_path, capsys):
+    """A converted file is trusted, so what it says must have been known."""
+    listed(SMALL)
+    command = ['--weights', str(GOLDEN), '--backbone', 'vit_test', '--out', str(tmp_path / 'w')]
+    assert main(command) == 1 and not (tmp_path / 'w').exists()
+    way_out = '--format timm --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225'
+    error = capsys.readouterr().err
+    assert '--backbone vit_test.test' in error and way_out in error
+    assert main([*command, *way_out.split()]) == 0
