@@ -62,21 +62,27 @@ class _Bounded:
     """A stream that gives no more than a pickle may hold."""
 
     def __init__(self, stream: BinaryIO):
-        self._stream, self._start = stream, stream.tell()
+        self._stream, self._place = stream, 0  # a file's own `tell` is a call of the system
 
     def tell(self) -> int:
-        return self._stream.tell() - self._start
+        return self._place
 
     def read(self, size: int) -> bytes:
-        if size > _MAX_TEXT or self.tell() > MAX_BYTES:
+        if size > _MAX_TEXT:
             raise Refused(f'its pickle holds a text of {size} bytes; at most {_MAX_TEXT} are read')
-        return self._stream.read(size)
+        return self._counted(self._stream.read(size))
 
     def readline(self) -> bytes:
         line = self._stream.readline(_MAX_TEXT + 1)
-        if len(line) > _MAX_TEXT or self.tell() > MAX_BYTES:
+        if len(line) > _MAX_TEXT:
             raise Refused(f'its pickle holds a line of more than {_MAX_TEXT} bytes')
-        return line
+        return self._counted(line)
+
+    def _counted(self, data: bytes) -> bytes:
+        self._place += len(data)
+        if self._place > MAX_BYTES:
+            raise Refused(f'its pickle has more than {MAX_BYTES} bytes')
+        return data
 
 
 class Machine:
