@@ -34,10 +34,11 @@ def hash_tree(tree: Any, info: Any = None) -> str:
     False
     """
     digest = sha256(json.dumps(info, sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
-        head = f'{jax.tree_util.keystr(path)} {array.dtype.name} {np.shape(leaf)} '
-        digest.update(head.encode())
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator='/'): x for path, x in leaves}
+    for path in sorted(named):  # whether a node is a dict or a named tuple does not matter
+        array = np.ascontiguousarray(named[path])
+        digest.update(f'{path} {array.dtype.name} {np.shape(named[path])} '.encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 

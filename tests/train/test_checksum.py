@@ -69,6 +69,7 @@ def test_the_hash_tells_values_types_shapes_paths_and_what_is_saved_beside():
         *(hash_tree(one, {'loss': 0.1}) for one in others),
     }
     assert len(hashes) == 6
+    assert hash_tree(Hyper(1.0, 2.0, 3.0)) == hash_tree(Hyper(1.0, 2.0, 3.0)._asdict())
     half = {'x': jax.numpy.ones(3, jax.numpy.bfloat16)}
     assert hash_tree(half) != hash_tree({'x': jax.numpy.zeros(3, jax.numpy.bfloat16)})
 
