@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_prompt.core.method import Transform
+from jax_prompt.core.ranges import at_least, check_values, share
 from jax_prompt.core.tree import EXEMPT, Tree, flatten, is_statistic, merge, split, unflatten
 
 
@@ -49,25 +50,20 @@ class Optim:
     """
 
     name: str = 'adamw'
-    momentum: float = 0.9
-    b1: float = 0.9
-    b2: float = 0.999
-    warmup_epochs: float = 0.0
-    min_lr: float = 0.0
+    momentum: float = share(0.9)
+    b1: float = share(0.9)
+    b2: float = share(0.999)
+    warmup_epochs: float = at_least(0.0)
+    min_lr: float = at_least(0.0)
     per_epoch: bool = False
-    clip_norm: float = 0.0
-    ema_decay: float = 0.0
-    label_smoothing: float = 0.0
+    clip_norm: float = at_least(0.0)
+    ema_decay: float = share(0.0)
+    label_smoothing: float = share(0.0)
 
     def __post_init__(self):
         if self.name not in ('sgd', 'adamw'):
             raise ValueError(f"optim.name is {self.name!r}; allowed: 'sgd', 'adamw'")
-        for name in ('momentum', 'b1', 'b2', 'ema_decay', 'label_smoothing'):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f'optim.{name} is {getattr(self, name)}; allowed: [0, 1)')
-        for name in ('warmup_epochs', 'min_lr', 'clip_norm'):
-            if getattr(self, name) < 0.0:
-                raise ValueError(f'optim.{name} is {getattr(self, name)}; at least 0')
+        check_values(self, 'optim.')
 
 
 def learning_rate(
