@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from jax_prompt.core.tree import count
+from jax_prompt.door import enter
 from jax_prompt.weights.families import FORMATS
 from jax_prompt.weights.load import load_weights, save_converted
 
@@ -42,4 +43,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    enter(main)

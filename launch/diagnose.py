@@ -29,6 +29,7 @@ from diagnose_pictures import draw_attention, draw_cka, draw_gates, draw_nmi, dr
 from jax_prompt.core.tree import Tree, merge
 from jax_prompt.data.sources import Split
 from jax_prompt.data.transforms import centre
+from jax_prompt.door import enter
 from jax_prompt.evals.classify import padded_batches
 from jax_prompt.evals.diagnostics import (
     cka_between_layers,
@@ -273,4 +274,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

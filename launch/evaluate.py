@@ -2,8 +2,8 @@
 
 import argparse
 import json
-import sys
 
+from jax_prompt.door import enter
 from jax_prompt.train.restore import restore
 
 
@@ -14,12 +14,8 @@ def main() -> None:
     parser.add_argument('--split', default='test', help='train, val or test')
     parser.add_argument('--data', default='', help="other data with the run's classes")
     args = parser.parse_args()
-    try:
-        print(json.dumps(restore(args.workdir).evaluate(args.split, args.data)))
-    except (ValueError, FileNotFoundError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+    print(json.dumps(restore(args.workdir).evaluate(args.split, args.data)))
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

@@ -12,6 +12,7 @@ import sys
 
 from jax_prompt.backbones.table import lookup
 from jax_prompt.core.tree import count, flatten
+from jax_prompt.door import enter
 from jax_prompt.train.restore import restore
 from jax_prompt.weights.load import Identity, save_converted
 
@@ -47,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

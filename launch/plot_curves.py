@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jax_prompt.door import enter
 from jax_prompt.train.log import read_metrics
 
 Run = tuple[dict[str, Any], list[dict[str, Any]]]
@@ -137,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

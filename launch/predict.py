@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_prompt.door import enter
 from jax_prompt.train.restore import Restored, restore
 
 _SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm'}
@@ -74,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jax_prompt.core.files import whole_file
+from jax_prompt.door import enter
 from jax_prompt.evals import papers, rows
 from jax_prompt.evals.collect import from_workdir
 from jax_prompt.evals.page import to_html
@@ -180,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

@@ -268,5 +268,7 @@ def to_config_dict(config: RunConfig) -> Any:
         'transform': {**method.transform_options(), **config.transform},
     }
     names = ('search_lrs', 'search_weight_decays', 'search_num_prompts')
-    grids = {name: tuple(values[name]) for name in names}
-    return ConfigDict({**values, **grids}).lock()
+    values |= {name: tuple(values[name]) for name in names}
+    if not method.has_prompts:  # a key that does nothing is none
+        del values['num_prompts'], values['search_num_prompts']
+    return ConfigDict(values).lock()

@@ -7,16 +7,17 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from jax_prompt.core.failure import Failure
 from jax_prompt.core.tree import Tree
 from jax_prompt.train.optim import Hyper
 from jax_prompt.train.step import Program
 
 
-class Unconverged(RuntimeError):
+class Unconverged(Failure, RuntimeError):
     """Too few of an epoch's inner solves converged, and the run is configured to stop there."""
 
 
-class NonFiniteLoss(FloatingPointError):
+class NonFiniteLoss(Failure, FloatingPointError):
     """The loss became NaN or infinite; the last checkpoint before it is kept."""
 
 
