@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 
 import pytest
@@ -43,8 +44,6 @@ from jax_prompt.train.stage import NonFiniteLoss, Unconverged
     ],
 )
 def test_reasons(error, code, text):
-    import re
-
     told, got = reason(error)
     assert got == code
     assert re.search(text, told)

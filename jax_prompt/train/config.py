@@ -17,7 +17,7 @@ from jax_prompt.core.ranges import KINDS, at_least, check_values, seed
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS, get_method
 from jax_prompt.train.calibrate import Calibration
-from jax_prompt.train.optim import Hyper, Optim
+from jax_prompt.train.optim import Hyper, Optim, check_warmup
 from jax_prompt.train.options import Engine, Input, Model
 from jax_prompt.train.prune import Prune
 from jax_prompt.train.sizing import Population
@@ -121,6 +121,8 @@ class RunConfig:
             raise ValueError('search=True needs search_lrs; give a grid or set search=False and lr')
         if self.train_on not in ('train', 'train+val'):
             raise ValueError(f"train_on is {self.train_on!r}; allowed: 'train', 'train+val'")
+        for epochs in {self.epochs, self.search_epochs if self.search else 0} - {0}:
+            check_warmup(self.optim, epochs)
         self.population.check(self.search_epochs or self.epochs)
         for name in ('search_lrs', 'search_weight_decays'):
             grid = getattr(self, name)

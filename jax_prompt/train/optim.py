@@ -66,6 +66,35 @@ class Optim:
         check_values(self, 'optim.')
 
 
+def check_warmup(optim: Optim, epochs: int, steps_per_epoch: int = 0) -> None:
+    """Checks that a training outlasts its warm-up: it would train next to nothing otherwise.
+
+    Args:
+      optim: the recipe.
+      epochs: length of the training.
+      steps_per_epoch: steps of an epoch; 0: not known yet.
+
+    Raises:
+      ValueError: no step runs at the full learning rate.
+    """
+    if not optim.warmup_epochs:
+        return
+    steps = steps_per_epoch
+    if optim.per_epoch and steps:
+        outlasts = epochs - 1 >= optim.warmup_epochs
+    elif steps:
+        outlasts = (epochs * steps - 1) / steps >= optim.warmup_epochs
+    else:
+        outlasts = epochs > optim.warmup_epochs
+    if not outlasts:
+        length = f'{epochs} epochs' + (f' of {steps} steps' if steps else '')
+        raise ValueError(
+            f'optim.warmup_epochs is {optim.warmup_epochs:g} and training lasts {length}: no step '
+            'would reach the learning rate; take fewer warm-up epochs (0: none) or more epochs'
+            + (', or a smaller batch_size' if steps == 1 else '')
+        )
+
+
 def learning_rate(
     step: jax.Array, lr: jax.Array | float, optim: Optim, epochs: int, steps_per_epoch: int
 ) -> jax.Array:
