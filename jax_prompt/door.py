@@ -15,6 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jax_prompt.core.failure import Failure, Interrupted
@@ -48,6 +49,11 @@ def enter(main: Callable[[], Any]) -> NoReturn:
         if text:
             print(text, file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def user_path(text: str) -> Path:
+    """Returns a path of a command line, `~` expanded: a shell leaves `--out=~/x` as it is."""
+    return Path(text).expanduser()
 
 
 def _terminate(number: int, frame: Any) -> None:

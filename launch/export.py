@@ -12,7 +12,7 @@ import sys
 
 from jax_prompt.backbones.table import lookup
 from jax_prompt.core.tree import count, flatten
-from jax_prompt.door import enter
+from jax_prompt.door import enter, user_path
 from jax_prompt.train.restore import restore
 from jax_prompt.weights.load import Identity, save_converted
 
@@ -20,12 +20,13 @@ from jax_prompt.weights.load import Identity, save_converted
 def main() -> None:
     """Writes the file and prints its identity."""
     parser = argparse.ArgumentParser(description="Export a run's backbone.")
-    parser.add_argument('--workdir', required=True, help='a finished run')
-    parser.add_argument('--out', required=True, help='safetensors file to write')
+    parser.add_argument('--workdir', required=True, type=user_path, help='a finished run')
+    parser.add_argument('--weights', default='', help="the backbone's file, if it moved")
+    parser.add_argument('--out', required=True, type=user_path, help='safetensors file to write')
     parser.add_argument('--dtype', default='float32', help='float32, float16 or bfloat16')
     args = parser.parse_args()
     try:
-        run = restore(args.workdir)
+        run = restore(args.workdir, args.weights)
         tree = run.backbone()
         digest = hashlib.sha256()
         for path, leaf in flatten(tree).items():

@@ -14,9 +14,11 @@ from jax_prompt.core.tree import Tree, merge, unstack_layers
 from jax_prompt.data.decode import decode_image
 from jax_prompt.data.sources import Split
 from jax_prompt.evals.classify import evaluate, forward
+from jax_prompt.methods import get_method
 from jax_prompt.train.build import build_backbone, build_program, init_params
 from jax_prompt.train.checkpoint import Checkpoints
 from jax_prompt.train.config import RunConfig, resolve
+from jax_prompt.train.paths import absolute_path
 from jax_prompt.train.prototypes import prototypes_path
 from jax_prompt.train.splits import load_split, open_data
 from jax_prompt.train.step import Program, TrainState, make_logits
@@ -94,18 +96,23 @@ class Restored:
         return jax.tree.map(np.asarray, unstack_layers(params))
 
 
-def restore(workdir: str | Path) -> Restored:
+def restore(workdir: str | Path, weights: str | Path = '') -> Restored:
     """Restores a finished run, on one device, whatever it was trained on.
+
+    Args:
+      workdir: the run directory.
+      weights: where the backbone's file lies now; '': where it lay when the run was trained.
 
     Raises:
       FileNotFoundError: no run there, or its weights file is gone.
       ValueError: the run is not finished, or the weights file is another than the run's.
     """
-    workdir = Path(workdir)
+    workdir = Path(workdir).expanduser()
     if not (workdir / 'config.json').exists():
         raise FileNotFoundError(f'{workdir} holds no run; give a --workdir of launch/train.py')
     config = resolve(json.loads((workdir / 'config.json').read_text(encoding='utf-8')))
     config = replace(config, engine=replace(config.engine, num_devices=1, fsdp=1))
+    config = _with_weights(config, str(weights))
     if not (workdir / 'result.json').exists():
         raise ValueError(f'the run in {workdir} is not finished; start it again to go on')
     result = json.loads((workdir / 'result.json').read_text(encoding='utf-8'))
@@ -134,13 +141,32 @@ def restore(workdir: str | Path) -> Restored:
     return Restored(config, result, program, weights, frozen)
 
 
+def _with_weights(config: RunConfig, weights: str) -> RunConfig:
+    """Returns the configuration with the file where it lies now.
+
+    Raises:
+      FileNotFoundError: it is not there; says what to give.
+      ValueError: the method takes no file.
+    """
+    if weights:
+        if not get_method(config.method).pretrained:
+            raise ValueError(f'method {config.method} has no weights file; leave --weights out')
+        config = replace(config, weights=absolute_path(weights))
+    if config.weights and not Path(config.weights).expanduser().is_file():
+        raise FileNotFoundError(
+            f'the weights {config.weights} are not there; if they were moved or renamed, give '
+            '--weights FILE (it is compared with what the run was trained on)'
+        )
+    return config
+
+
 def _same_weights(result: dict[str, Any], identity: Any, workdir: Path) -> None:
     asked = (result['weights'] or {}).get('sha256')
     found = identity.sha256 if identity else None
     if asked != found:
         raise ValueError(
             f'the run in {workdir} was trained on weights with sha256 {asked}; the file now has '
-            f'{found}. Put the original file back'
+            f'{found}. Give the original file: --weights FILE'
         )
 
 

@@ -38,7 +38,7 @@ from jax_prompt.train.splits import join, load_split, open_data
 from jax_prompt.train.stage import Data, Fit, Stage
 from jax_prompt.train.starts import make_starts
 from jax_prompt.train.step import Program, make_logits
-from jax_prompt.train.workdir import claim
+from jax_prompt.train.workdir import claim, hold
 
 
 def run(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> dict[str, Any]:
@@ -53,16 +53,18 @@ def run(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> dict[
       The content of result.json.
 
     Raises:
-      ValueError: the directory holds another configuration's run, or the input is wrong.
+      ValueError: the directory holds another configuration's run, or another process works in it,
+        or the input is wrong.
       NonFiniteLoss: the final training, or every candidate of the search, diverged.
     """
-    workdir = Path(workdir)
-    finished = claim(config, workdir)
-    if finished is not None:
-        if not quiet:
-            print(f'{workdir} holds this finished run; nothing to do', flush=True)
-        return finished
-    return _Run(config, workdir, quiet).run()
+    workdir = Path(workdir).expanduser()
+    with hold(workdir):
+        finished = claim(config, workdir)
+        if finished is not None:
+            if not quiet:
+                print(f'{workdir} holds this finished run; nothing to do', flush=True)
+            return finished
+        return _Run(config, workdir, quiet).run()
 
 
 def search(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> dict[str, Any]:
@@ -85,10 +87,11 @@ def search(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> di
     """
     if not config.search:
         raise ValueError('search is False; nothing to choose: set search=True and search_lrs')
-    workdir = Path(workdir)
-    claim(config, workdir)
-    chosen = read_json(workdir / 'chosen.json')
-    return _Run(config, workdir, quiet).search() if chosen is None else chosen
+    workdir = Path(workdir).expanduser()
+    with hold(workdir):
+        claim(config, workdir)
+        chosen = read_json(workdir / 'chosen.json')
+        return _Run(config, workdir, quiet).search() if chosen is None else chosen
 
 
 @dataclass

@@ -28,6 +28,7 @@ from jax_prompt.train.build import build_backbone
 from jax_prompt.train.claims import DEAD_SECONDS, Claim, Found, look, take
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.log import read_json, write_json, write_text
+from jax_prompt.train.paths import absolute
 from jax_prompt.train.run import run, search
 from jax_prompt.train.stage import NonFiniteLoss, Unconverged
 from jax_prompt.train.workdir import claim as claim_workdir
@@ -246,7 +247,7 @@ def _settle(config: RunConfig, claim: Claim) -> None:
             claim_workdir(config, claim.directory)
         except ValueError:  # other settings that change no result: the image cache, the workers
             claim.clear()
-    write_json(claim.directory / 'config.json', config.to_dict())
+    write_json(claim.directory / 'config.json', absolute(config.to_dict()))
 
 
 def _now() -> str:

@@ -1,15 +1,36 @@
-"""A run directory belongs to one configuration: taking it, and refusing another's."""
+"""A run directory belongs to one configuration and, while something trains in it, to one process.
 
+A directory in which nothing was trained is free: a first command that failed (no weights, a wrong
+path) leaves a config.json there, and the next command may ask for something else. While a process
+works in a run directory, `held/` in it says who (`claims.py`), and another process is refused.
+"""
+
+import contextlib
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jax_prompt.train.claims import Claim, look, take
 from jax_prompt.train.config import RunConfig
-from jax_prompt.train.distributed import from_primary
+from jax_prompt.train.distributed import from_primary, is_primary
 from jax_prompt.train.log import write_json
+from jax_prompt.train.paths import PATHS, absolute
 
 # A run may go on with other devices than it began with, and other checkpoints.
 _FREE = ('engine.num_devices', 'engine.fsdp', 'engine.checkpoint_seconds')
+# What else changes no result; of a finished run it may differ too.
+_FREE_AFTERWARDS = (
+    *('engine.eval_batch_size', 'engine.steps_per_call', 'engine.snapshot_every'),
+    *('engine.memory_mb', 'input.workers', 'input.budget_mb', 'input.cache_mb'),
+    *('input.image_cache', 'model.remat', 'model.scan', 'calibration.budget_mb'),
+)
+_HELD = 'held'
+# What a run writes before anything trains: names, and beginnings of names.
+_BEFORE = ('config.json', 'metrics.jsonl', 'prototypes', 'split.json', 'search', 'checkpoints')
 
 
 def claim(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
@@ -25,28 +46,151 @@ def claim(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
 
 def _claim(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
     path = workdir / 'config.json'
-    mine = json.loads(json.dumps(config.to_dict()))
-    if path.exists():
+    mine = absolute(json.loads(json.dumps(config.to_dict())))
+    begun = workdir.is_dir() and has_trained(workdir)
+    if path.exists() and begun:
         theirs = json.loads(path.read_text(encoding='utf-8'))
-        differs = _differences(theirs, mine)
+        result = workdir / 'result.json'
+        done = json.loads(result.read_text(encoding='utf-8')) if result.exists() else None
+        differs = _differences(absolute(theirs), mine)
+        if done is not None:
+            differs = {key: why for key, why in differs.items() if key not in _FREE_AFTERWARDS}
+            if differs and set(differs) <= PATHS:
+                differs = _other_content(config, done)
         if differs:
+            texts = '; '.join(f'{key}: {why}' for key, why in differs.items())
+            moved = ', or put a link where the files were' if set(differs) <= PATHS else ''
             raise ValueError(
-                f'{workdir} holds a run of another configuration, which differs in '
-                f'{"; ".join(differs)}. Take another --workdir, or remove that one'
+                f'{workdir} holds a run of another configuration, which differs in {texts}. Take '
+                f'another --workdir, or remove that one{moved}'
             )
-    elif workdir.exists() and any(workdir.iterdir()):
-        raise ValueError(f'{workdir} is not empty and holds no run; take another --workdir')
-    else:
-        workdir.mkdir(parents=True, exist_ok=True)
+        return done
+    if workdir.is_dir() and _foreign(workdir):
+        raise ValueError(
+            f'{workdir} is not empty and holds no run ({_foreign(workdir)[0]}); take another '
+            '--workdir'
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or absolute(_read(path)) != mine:
+        _clear(workdir)
         write_json(path, mine)
-    result = workdir / 'result.json'
-    return json.loads(result.read_text(encoding='utf-8')) if result.exists() else None
+    return None
 
 
-def _differences(theirs: Any, mine: Any, prefix: str = '') -> list[str]:
+def _read(path: Path) -> dict[str, Any]:
+    """Returns the content of a config.json in which nothing trained; {} where it is damaged."""
+    with contextlib.suppress(ValueError):
+        value = json.loads(path.read_text(encoding='utf-8'))
+        return value if isinstance(value, dict) else {}
+    return {}
+
+
+def has_trained(workdir: Path) -> bool:
+    """Whether something was trained in a run directory: a checkpoint, an epoch, or a result."""
+    names = ('result.json', 'chosen.json', 'pruned.json')
+    if any((workdir / name).exists() for name in names):
+        return True
+    metrics = workdir / 'metrics.jsonl'
+    if metrics.exists() and metrics.stat().st_size:
+        return True
+    patterns = ('checkpoints/*', 'pruned/*', 'search/*/*')
+    found = (path.name for pattern in patterns for path in workdir.glob(pattern))
+    return any(name.isdigit() or name == 'result.json' for name in found)
+
+
+def _foreign(workdir: Path) -> list[str]:
+    """Names what in a directory without a trained run is not of a run."""
+    names = sorted(path.name for path in workdir.iterdir())
+    ours = [*_BEFORE, _HELD, f'.{_HELD}.', 'traceback.txt', 'heartbeat']
+    return [name for name in names if not name.startswith(tuple(ours))]
+
+
+def _clear(workdir: Path) -> None:
+    """Removes what a command that trained nothing left behind."""
+    for path in workdir.iterdir():
+        if not path.name.startswith(_BEFORE):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _differences(theirs: Any, mine: Any, prefix: str = '') -> dict[str, str]:
+    """Returns what differs, by dotted key."""
     if isinstance(theirs, dict) and isinstance(mine, dict):
-        keys = sorted(theirs.keys() | mine.keys())
-        parts = [_differences(theirs.get(k), mine.get(k), f'{prefix}.{k}') for k in keys]
-        return [line for part in parts for line in part]
+        found: dict[str, str] = {}
+        for key in sorted(theirs.keys() | mine.keys()):
+            found |= _differences(theirs.get(key), mine.get(key), f'{prefix}.{key}')
+        return found
     same = theirs == mine or prefix[1:] in _FREE
-    return [] if same else [f'{prefix[1:]}: {theirs!r} there, {mine!r} asked']
+    return {} if same else {prefix[1:]: f'{theirs!r} there, {mine!r} asked'}
+
+
+def _other_content(config: RunConfig, done: dict[str, Any]) -> dict[str, str]:
+    """Compares what lies at the paths now with what a finished run was trained on."""
+    from jax_prompt.train.build import build_backbone
+    from jax_prompt.train.splits import open_data
+
+    found = open_data(config, config.data).fingerprint
+    if found != done['data_fingerprint']:
+        return {'data': f'fingerprint {done["data_fingerprint"]} there, {found} asked'}
+    asked = (done['weights'] or {}).get('sha256')
+    identity = build_backbone(config).identity if asked else None
+    if identity is not None and identity.sha256 != asked:
+        return {'weights': f'sha256 {asked} there, {identity.sha256} asked'}
+    return {}
+
+
+@contextmanager
+def hold(workdir: Path) -> Iterator[None]:
+    """Holds a run directory, so that no other process works in it.
+
+    Process 0 of several holds it for all. A unit of a benchmark is held already.
+
+    Raises:
+      ValueError: another process works in it; says which.
+    """
+    held = from_primary(lambda: None if _is_unit(workdir) else _hold(workdir))
+    claim_ = _holding.pop(held, None) if held and is_primary() else None
+    try:
+        yield
+    finally:
+        if claim_ is not None:
+            _let_go(claim_)
+
+
+_holding: dict[str, Claim] = {}  # by directory: what crosses `from_primary` is text alone
+
+
+def _hold(workdir: Path) -> str | None:
+    if (workdir / 'result.json').exists():  # nothing will be written
+        return None
+    workdir.mkdir(parents=True, exist_ok=True)
+    unit = workdir / _HELD
+    found = look(unit)
+    taken = take(unit, found) if found.state in ('new', 'free') else None
+    if taken is None:
+        found = look(unit)
+        host, _, rest = found.owner.rpartition('-')[0].rpartition('-')
+        who = f'process {rest} of {host.rpartition("-")[0] or host}' if rest else 'another process'
+        raise ValueError(
+            f'{workdir} is in use: {who} works in it (last sign {max(found.age, 0):.0f} s ago). '
+            'Wait until it ends, or take another --workdir'
+        )
+    _holding[str(taken.directory)] = taken
+    return str(taken.directory)
+
+
+def _let_go(claim_: Claim) -> None:
+    claim_.release()
+    shutil.rmtree(claim_.directory, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another process has it already
+        os.rmdir(claim_.unit)
+
+
+def _is_unit(workdir: Path) -> bool:
+    """Whether a directory is a unit of a benchmark that this process holds (`claims.py`)."""
+    parts = workdir.name.rsplit('-', 2)
+    mine = workdir.name.startswith('run@') and len(parts) == 3 and parts[1] == str(os.getpid())
+    return mine and (workdir / 'heartbeat').exists()
