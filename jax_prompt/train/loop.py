@@ -24,6 +24,7 @@ from jax_prompt.train.parallel import replicate
 from jax_prompt.train.snapshots import take_snapshot
 from jax_prompt.train.stage import Fit, NonFiniteLoss, Stage, Unconverged
 from jax_prompt.train.step import TrainState, make_logits, make_step, make_steps
+from jax_prompt.train.stopping import after_the_call, stop_if_asked
 
 
 def epoch_order(
@@ -63,7 +64,8 @@ def fit(stage: Stage, trainable: Tree, frozen: Tree) -> Fit:
     training = _Training(stage, trainable, frozen)
     try:
         training.resume()
-        training.run()
+        with after_the_call():
+            training.run()
     finally:
         training.record.checkpoints.close()
     return training.result()
@@ -251,6 +253,8 @@ class _Training:
             rows, weights = epoch_order(self.order_key, epoch, total, stage.batch_size)
             done = int(self.state.step) - epoch * steps
             for first, stop in device_calls(steps, stage.steps_per_call, done):
+                save = partial(self.record.save, self.state)
+                stop_if_asked(stage.name, int(self.state.step), save)
                 self._call(rows[first:stop], weights[first:stop])
                 progress.update(int(weights[first:stop].sum()))
                 if stop == steps:

@@ -28,6 +28,7 @@ from jax_prompt.train.parallel import replicate
 from jax_prompt.train.snapshots import take_snapshot
 from jax_prompt.train.stage import Fit, NonFiniteLoss, Stage, Unconverged
 from jax_prompt.train.step import TrainState
+from jax_prompt.train.stopping import after_the_call, stop_if_asked
 
 
 @dataclass
@@ -74,7 +75,8 @@ def fit_population(
     population.on_failure = on_failure
     try:
         population.resume()
-        population.run()
+        with after_the_call():
+            population.run()
     finally:
         for record in population.records.values():
             record.checkpoints.close()
@@ -130,6 +132,7 @@ class _Population:
             rows, weights = self.members.order(epoch)
             done = int(self.state.step) - epoch * steps
             for first, stop in device_calls(steps, stage.steps_per_call, done):
+                stop_if_asked(name, int(self.state.step), self._save)
                 self._call(rows[first:stop], weights[first:stop])
                 progress.update(len(self.stages) * int(weights[first:stop].sum()))
                 if stop == steps:
