@@ -9,13 +9,13 @@ import dataclasses
 import difflib
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jax_prompt.backbones.table import lookup
 from jax_prompt.core.ranges import KINDS, at_least, check_values, seed
 from jax_prompt.data.transforms import Augment
-from jax_prompt.methods import METHODS, get_method
+from jax_prompt.methods import METHODS, check_fits, get_method
 from jax_prompt.train.calibrate import Calibration
 from jax_prompt.train.optim import Hyper, Optim, check_warmup
 from jax_prompt.train.options import Engine, Input, Model
@@ -98,7 +98,7 @@ class RunConfig:
                 "'digits' or 'shapes': --config.data=..."
             )
         check_values(self)
-        lookup(self.backbone)
+        network = lookup(self.backbone).config
         method = get_method(self.method)
         for part, make, options in (
             ('tuner', method.make_tuner, self.tuner_options),
@@ -108,6 +108,9 @@ class RunConfig:
                 make(**options)
             except (ValueError, TypeError) as error:
                 raise ValueError(f'config key {part}: {error}') from error
+        if self.image_size:
+            network = replace(network, image_size=self.image_size)
+        check_fits(method, method.make_tuner(**self.tuner_options), network.spec())
         if self.prune.active and 'kept' not in method.options():
             raise ValueError(
                 f'prune is set, but method {self.method} has nothing to prune; allowed: e2vpt'
