@@ -246,7 +246,7 @@ class _Training:
         """Trains to the stage's last epoch."""
         stage, step = self.stage, int(self.state.step)
         steps, total = self.program.steps_per_epoch, len(stage.train.labels)
-        progress = Progress(stage.name, stage.last_epoch * total, stage.quiet)
+        progress = Progress(stage.name, stage.last_epoch * total, stage.quiet, stage.after)
         progress.start(min(step * stage.batch_size, stage.last_epoch * total))
         take_snapshot(stage.directory, stage.snapshot_every, self.program, self.state)
         for epoch in range(step // steps, stage.last_epoch):

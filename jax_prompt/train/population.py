@@ -123,7 +123,11 @@ class _Population:
         stage, steps = self.stage, self.program.steps_per_epoch
         step, total = int(self.state.step), len(stage.train.labels)
         name = f'{stage.name} and {len(self.stages) - 1} more'
-        progress = Progress(name, len(self.stages) * stage.last_epoch * total, stage.quiet)
+        images, after = (
+            len(self.stages) * stage.last_epoch * total,
+            min(s.after for s in self.stages),
+        )
+        progress = Progress(name, images, stage.quiet, after)
         progress.start(len(self.stages) * min(step * stage.batch_size, stage.last_epoch * total))
         self._snapshots()
         if not self.living:

@@ -27,7 +27,7 @@ from jax_prompt.train.benchmark import (
 from jax_prompt.train.build import build_backbone
 from jax_prompt.train.claims import DEAD_SECONDS, Claim, Found, look, take
 from jax_prompt.train.config import RunConfig
-from jax_prompt.train.log import read_json, write_json, write_text
+from jax_prompt.train.log import duration, read_json, write_json, write_text
 from jax_prompt.train.paths import absolute
 from jax_prompt.train.run import run, search
 from jax_prompt.train.stage import NonFiniteLoss, Unconverged
@@ -81,7 +81,7 @@ class Runner:
             find_weights(config.backbone, config.weights or None)
         waits = False
         while True:
-            ends = [self._advance(unit) for unit in self.units]
+            ends = self._advance_all()
             if 'worked' not in ends and 'busy' not in ends:
                 return standing(self.benchmark, self.root, self.dead_seconds)
             if 'worked' not in ends:
@@ -89,6 +89,21 @@ class Runner:
                     self.say('waiting for what other processes work on')
                 waits = True
                 time.sleep(poll_seconds)
+
+    def _advance_all(self) -> list[str]:
+        """Advances each unit, and says after each that was worked on what is left."""
+        ends, times = list[str](), list[float]()
+        for unit in self.units:
+            began = time.perf_counter()
+            ends.append(self._advance(unit))
+            left = len(self.units) - len(ends)
+            if ends[-1] == 'worked' and left and not self.quiet:
+                times.append(time.perf_counter() - began)
+                pace = duration(left * sum(times) / len(times))
+                self.say(
+                    f'{left} of {len(self.units)} units to look at: at most {pace} at this pace'
+                )
+        return ends
 
     def _advance(self, unit: Unit) -> str:
         """Does a unit if it can be done now; returns 'settled', 'worked' or 'busy'."""

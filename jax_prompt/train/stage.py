@@ -60,6 +60,7 @@ class Stage:
         schedule is that of all epochs.
       metrics: the run's metrics.jsonl.
       quiet: print nothing.
+      after: images that the run trains on after this stage, for the time that is left.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Stage:
     until: int = 0
     metrics: Path | None = None
     quiet: bool = False
+    after: int = 0
 
     @property
     def last_epoch(self) -> int:
