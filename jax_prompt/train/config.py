@@ -74,7 +74,7 @@ class RunConfig:
     search: bool = True
     search_lrs: tuple[float, ...] = at_least(())
     search_weight_decays: tuple[float, ...] = at_least(())
-    search_num_prompts: tuple[int, ...] = at_least((), 1, 10_000)
+    search_num_prompts: tuple[int, ...] = at_least((), 0, 10_000)
     search_epochs: int = at_least(0)
     refit: bool = True
     train_on: str = 'train'
@@ -141,8 +141,8 @@ class RunConfig:
                 f'search_num_prompts is {grid}, but method {self.method} has no prompts; leave it '
                 f'empty, or take one of: {fits}'
             )
-        if len(set(grid)) < len(grid):
-            raise ValueError(f'search_num_prompts is {grid}; allowed: different values')
+        if len(set(grid)) < len(grid) or min(grid, default=1) < 1:
+            raise ValueError(f'search_num_prompts is {grid}; allowed: different values from 1')
 
     @property
     def hyper(self) -> Hyper:

@@ -95,7 +95,8 @@ def describe(config: Mapping[str, Any], width: int = 96) -> str:
 
 def sentence(config: Mapping[str, Any], key: str) -> str:
     """Returns what a key of a configuration means, from the docstring of its dataclass."""
-    parts, owner = key.split('.'), RunConfig
+    parts = key.split('.')
+    owner: Any = RunConfig
     if 'run' in config:  # a benchmark
         if parts[0] != 'run':
             return attributes_of(Benchmark).get(parts[0], '')
@@ -109,7 +110,7 @@ def sentence(config: Mapping[str, Any], key: str) -> str:
         found = [attributes_of(kind).get(parts[-1], '') for kind in kinds if kind]
         return next(filter(None, found), '')
     for part in parts[:-1]:
-        fields = owner.__dataclass_fields__  # type: ignore[attr-defined]
+        fields = owner.__dataclass_fields__
         owner = fields[part].type if part in fields else owner
     return attributes_of(owner).get(parts[-1], '')
 

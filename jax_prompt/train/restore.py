@@ -96,12 +96,12 @@ class Restored:
         return jax.tree.map(np.asarray, unstack_layers(params))
 
 
-def restore(workdir: str | Path, weights: str | Path = '') -> Restored:
+def restore(workdir: str | Path, weights_file: str | Path = '') -> Restored:
     """Restores a finished run, on one device, whatever it was trained on.
 
     Args:
       workdir: the run directory.
-      weights: where the backbone's file lies now; '': where it lay when the run was trained.
+      weights_file: where the backbone's file lies now; '': where it lay when the run was trained.
 
     Raises:
       FileNotFoundError: no run there, or its weights file is gone.
@@ -112,7 +112,7 @@ def restore(workdir: str | Path, weights: str | Path = '') -> Restored:
         raise FileNotFoundError(f'{workdir} holds no run; give a --workdir of launch/train.py')
     config = resolve(json.loads((workdir / 'config.json').read_text(encoding='utf-8')))
     config = replace(config, engine=replace(config.engine, num_devices=1, fsdp=1))
-    config = _with_weights(config, str(weights))
+    config = _with_weights(config, str(weights_file))
     if not (workdir / 'result.json').exists():
         raise ValueError(f'the run in {workdir} is not finished; start it again to go on')
     result = json.loads((workdir / 'result.json').read_text(encoding='utf-8'))

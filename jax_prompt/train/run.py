@@ -200,7 +200,7 @@ class _Run:
     def _search(self) -> tuple[Found, Stage]:
         """Trains the candidates on train; returns what val chose, and takes up its prompts."""
         config, train, val = self.config, self.splits['train'], self.splits['val']
-        candidates = {}
+        candidates = dict[str, Candidate]()
         for name, (hyper, prompts) in config.candidates.items():
             self._take(prompts)
             stage = self._stage(f'search/{name}', f'search/{name}', hyper, train, val)
