@@ -252,12 +252,13 @@ class Combined(Method):
 
 
 def _combine(name: str, rows: tuple[Method, ...]) -> Combined:
-    whole = [row.name for row in rows if not row.pretrained]
+    # Beside a backbone that trains whole, an addition to the frozen one says nothing.
+    whole = [row.name for row in rows if not row.pretrained or row.trains is _everything]
     twice = len({row.name for row in rows}) < len(rows)
     if whole or twice or sum(row.transform is not None for row in rows) > 1:
         raise ValueError(
-            f'method {name!r} can not be combined; allowed: different methods on a pretrained '
-            'backbone, of which one at most wraps the optimizer'
+            f'method {name!r} can not be combined; allowed: different methods that leave '
+            'weights of a pretrained backbone frozen, of which one at most wraps the optimizer'
         )
 
     def pairs(tuner: Tuner) -> list[tuple[Method, Tuner]]:

@@ -48,6 +48,7 @@ from bench_arch import METHODS, VITS
 from bench_machine import machine, reset_peak, resident
 
 from jax_prompt.backbones.architectures import ARCHITECTURES
+from jax_prompt.door import enter
 
 RIVALS = ('torch', 'torch_compile')
 REMATS = ('none', 'save', 'full')
@@ -317,4 +318,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

@@ -29,6 +29,7 @@ from bench_machine import machine
 from jax_prompt.deq.anderson import Solver
 from jax_prompt.deq.fixed_point import Gradient, fixed_point, probe
 from jax_prompt.deq.jacobian import spectral_radius
+from jax_prompt.door import enter
 from jax_prompt.nn.conv import conv_same
 
 # Shape of z, inner width, spectral radius.
@@ -295,4 +296,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_prompt.door import enter
 from jax_prompt.tuners.kmeans import kmeans, lloyd, plus_plus
 
 PAPER_SECONDS = 27.3 * 86400
@@ -167,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

@@ -26,6 +26,7 @@ from jax_prompt.backbones.architectures import ARCHITECTURES
 from jax_prompt.core.spec import FEATURES
 from jax_prompt.core.tree import count, split
 from jax_prompt.data.transforms import Augment
+from jax_prompt.door import enter
 from jax_prompt.methods import METHODS, get_method
 from jax_prompt.model import build_classifier
 from jax_prompt.train.cache import cached_cut, frozen_prefix
@@ -142,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

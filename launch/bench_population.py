@@ -28,6 +28,7 @@ import numpy as np
 from bench_machine import machine
 
 from jax_prompt.core.tree import Tree
+from jax_prompt.door import enter
 from jax_prompt.train.build import Prefixed, build_backbone, build_program, init_params
 from jax_prompt.train.config import RunConfig, resolve
 from jax_prompt.train.log import read_metrics
@@ -182,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

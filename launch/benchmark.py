@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import startup
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from jax_prompt.train.benchmark import resolve_benchmark, show, standing, table_of
@@ -33,26 +33,20 @@ _DEAD = flags.DEFINE_float(
 def main(argv: list[str]) -> None:
     """Runs or lists the benchmark of the config."""
     startup.start(argv)
-    root = Path(str(_RESULTS.value))
+    root = Path(str(_RESULTS.value)).expanduser()
     dead = _DEAD.value
-    try:
-        benchmark = resolve_benchmark(_CONFIG.value)
-        if _LIST.value:
-            stands = standing(benchmark, root, dead)
-        else:
-            runner = Runner(
-                benchmark, root, retry_failed=_RETRY.value, dead_seconds=dead, quiet=_QUIET.value
-            )
-            stands = runner.run()
-    except (ValueError, FileNotFoundError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+    benchmark = resolve_benchmark(_CONFIG.value)
+    if _LIST.value:
+        stands = standing(benchmark, root, dead)
+    else:
+        runner = Runner(
+            benchmark, root, retry_failed=_RETRY.value, dead_seconds=dead, quiet=_QUIET.value
+        )
+        stands = runner.run()
     print(show(stands))
     print(f'\n{table_of(benchmark, root)}')
     sys.exit(0 if all(s.state == 'done' for s in stands) else 1)
 
 
 if __name__ == '__main__':
-    flags.adopt_module_key_flags(startup)
-    flags.mark_flags_as_required(['config', 'results'])
-    app.run(main)
+    startup.run(main, ['config', 'results'])

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from jax_prompt.core.tree import count
+from jax_prompt.door import enter, user_path
 from jax_prompt.weights.families import FORMATS
 from jax_prompt.weights.load import load_weights, save_converted
 
@@ -20,9 +21,11 @@ from jax_prompt.weights.load import load_weights, save_converted
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(description='Convert a checkpoint for jax_prompt.')
-    parser.add_argument('--weights', required=True, help='.npz, .safetensors or torch file')
+    parser.add_argument(
+        '--weights', required=True, type=user_path, help='.npz, .safetensors or torch file'
+    )
     parser.add_argument('--backbone', required=True, help='arch or arch.tag, e.g. vit_b16_224.mae')
-    parser.add_argument('--out', required=True, help='safetensors file to write')
+    parser.add_argument('--out', required=True, type=user_path, help='safetensors file to write')
     parser.add_argument('--format', default='auto', help=f'auto or one of {", ".join(FORMATS)}')
     parser.add_argument('--dtype', default='float32', help='float32, float16 or bfloat16')
     parser.add_argument('--mean', type=float, nargs=3, help='overrides the normalisation')
@@ -54,4 +57,4 @@ def _with_these_options(text: str) -> str:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    enter(main)

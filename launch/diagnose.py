@@ -29,6 +29,7 @@ from diagnose_pictures import draw_attention, draw_cka, draw_gates, draw_nmi, dr
 from jax_prompt.core.tree import Tree, merge
 from jax_prompt.data.sources import Split
 from jax_prompt.data.transforms import centre
+from jax_prompt.door import enter, user_path
 from jax_prompt.evals.classify import padded_batches
 from jax_prompt.evals.diagnostics import (
     cka_between_layers,
@@ -239,8 +240,8 @@ def _residuals(
 def main() -> None:
     """Writes the pictures and says what is absent, and why."""
     parser = argparse.ArgumentParser(description='Draw what finished runs do inside.')
-    parser.add_argument('--workdir', type=Path, nargs='+', required=True, help='finished runs')
-    parser.add_argument('--out', type=Path, required=True, help='folder of the pictures')
+    parser.add_argument('--workdir', type=user_path, nargs='+', required=True, help='finished runs')
+    parser.add_argument('--out', type=user_path, required=True, help='folder of the pictures')
     parser.add_argument('--split', default='val', help='train, val or test')
     parser.add_argument('--images', type=int, default=32, help='images to average over')
     parser.add_argument('--shown', type=int, default=4, help='images drawn with attention')
@@ -269,4 +270,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

@@ -8,10 +8,10 @@ weights (lora, ssf) can be exported; docs/weights.md says more.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 
 from jax_prompt.core.tree import count
+from jax_prompt.door import enter, user_path
 from jax_prompt.train.export import exported
 from jax_prompt.train.restore import restore
 from jax_prompt.weights.load import save_converted
@@ -20,26 +20,21 @@ from jax_prompt.weights.load import save_converted
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the file and prints its identity."""
     parser = argparse.ArgumentParser(description="Export a run's network as weights.")
-    parser.add_argument('--workdir', required=True, help='a finished run')
-    parser.add_argument('--out', required=True, help='safetensors file to write')
+    parser.add_argument('--workdir', required=True, type=user_path, help='a finished run')
+    parser.add_argument('--weights', default='', help="the backbone's file, if it moved")
+    parser.add_argument('--out', required=True, type=user_path, help='safetensors file to write')
     parser.add_argument('--dtype', default='float32', help='float32, float16 or bfloat16')
     parser.add_argument('--head', action='store_true', help='keep the classifier head too')
     parser.add_argument('--name', default='', help='tag of the weights; default: what they are')
     args = parser.parse_args(arguments)
-    try:
-        made = exported(restore(args.workdir), args.name)
-        if not made.changed and not args.head:
-            raise ValueError(
-                'this run left the backbone as it was, so that only its head is new: export that '
-                'with --head'
-            )
-        head = made.head if args.head else None
-        save_converted(
-            args.out, made.tree, made.identity, args.dtype, head=head, classes=made.classes
+    made = exported(restore(args.workdir, args.weights), args.name)
+    if not made.changed and not args.head:
+        raise ValueError(
+            'this run left the backbone as it was, so that only its head is new: export that '
+            'with --head'
         )
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+    head = made.head if args.head else None
+    save_converted(args.out, made.tree, made.identity, args.dtype, head=head, classes=made.classes)
     for note in made.notes:
         print(f'note: {note}')
     parts = 'backbone and head' if args.head else 'backbone, without the head (--head keeps it)'
@@ -48,4 +43,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_prompt.core.json_file import load_object
+from jax_prompt.door import enter, user_path
 from jax_prompt.train.log import read_metrics
 
 Run = tuple[dict[str, Any], list[dict[str, Any]]]
@@ -128,8 +129,8 @@ def _curve(panel: Any, result: dict[str, Any], epochs: list[dict[str, Any]], col
 def main() -> None:
     """Prints the table and writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument('workdirs', type=Path, nargs='+', help='folders of finished runs')
-    parser.add_argument('--out', type=Path, default=Path('curves.png'), help='the picture')
+    parser.add_argument('workdirs', type=user_path, nargs='+', help='folders of finished runs')
+    parser.add_argument('--out', type=user_path, default=Path('curves.png'), help='the picture')
     args = parser.parse_args()
     runs = [load_run(workdir) for workdir in args.workdirs]
     print(table([result for result, _ in runs]))
@@ -138,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

@@ -16,6 +16,7 @@ import numpy as np
 from jax_prompt.core.printable import printable
 from jax_prompt.data.files import SUFFIXES, walk_images
 from jax_prompt.data.split import Unreadable
+from jax_prompt.door import enter, user_path
 from jax_prompt.train.restore import Restored, restore
 
 
@@ -89,7 +90,8 @@ def main() -> None:
     """Prints a row an image."""
     parser = argparse.ArgumentParser(description='Predict the classes of images.')
     parser.add_argument('images', nargs='+', help='image files and folders of them')
-    parser.add_argument('--workdir', required=True, help='a finished run')
+    parser.add_argument('--workdir', required=True, type=user_path, help='a finished run')
+    parser.add_argument('--weights', default='', help="the backbone's file, if it moved")
     parser.add_argument('--top', type=int, default=5, help='classes shown an image')
     parser.add_argument('--format', choices=('table', 'jsonl'), default='table')
     args = parser.parse_args()
@@ -97,7 +99,7 @@ def main() -> None:
         parser.error(f'--top is {args.top}; at least 1')
     try:
         images = find_images(args.images)
-        run = restore(args.workdir)
+        run = restore(args.workdir, args.weights)
         failed = []
         for row in rows(run, images, args.top):
             failed += [row['error']] if 'error' in row else []
@@ -113,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

@@ -15,6 +15,7 @@ from pathlib import Path
 from jax_prompt.data.convert import convert
 from jax_prompt.data.preflight import READY, look, prepare
 from jax_prompt.data.tasks import ALL, find_task
+from jax_prompt.door import enter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,4 +80,4 @@ def check(names: Sequence[str], data_dir: str | None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    enter(main)

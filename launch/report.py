@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jax_prompt.core.files import whole_file
+from jax_prompt.door import enter, user_path
 from jax_prompt.evals import papers, rows
 from jax_prompt.evals.collect import from_workdir
 from jax_prompt.evals.page import to_html
@@ -156,14 +157,16 @@ def _write(path: Path, text: str) -> None:
 def main() -> None:
     """Adds runs to the table of results if asked, and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument('--results', type=Path, required=True, help='folder of the results')
-    parser.add_argument('--out', type=Path, default=Path('runs/report'), help='folder to write')
+    parser.add_argument('--results', type=user_path, required=True, help='folder of the results')
+    parser.add_argument(
+        '--out', type=user_path, default=Path('runs/report'), help='folder to write'
+    )
     parser.add_argument('--benchmark', default='vtab', help='vtab, fgvc, lion, longtail, fewshot')
-    parser.add_argument('--groups', type=Path, help='JSON file: {group: [task, ...]}')
+    parser.add_argument('--groups', type=user_path, help='JSON file: {group: [task, ...]}')
     parser.add_argument('--accuracy', default='last', choices=('last', 'best_val'))
     parser.add_argument('--reference', default='full', help='method that wins are counted against')
     parser.add_argument(
-        '--collect', type=Path, nargs='*', default=[], help='finished run directories to add'
+        '--collect', type=user_path, nargs='*', default=[], help='finished run directories to add'
     )
     args = parser.parse_args()
     for workdir in args.collect:
@@ -180,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

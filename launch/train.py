@@ -1,5 +1,7 @@
 """Train: python launch/train.py --config configs/X.py[:k=v,k=v] --workdir DIR [--config.k=v].
 
+`--config X --help` lists every key of a config with its value and what it means.
+
 All devices of this machine take part. With --distributed, and started once in each process, those
 of all processes: launch/slurm.sh, launch/tpu_vm.sh and docs/scaling.md.
 """
@@ -9,16 +11,16 @@ from pathlib import Path
 
 import jax
 import startup
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
+from jax_prompt.core.failure import Failure
 from jax_prompt.train.config import resolve
 from jax_prompt.train.distributed import connect, end_after, is_supervised, supervise
 from jax_prompt.train.run import run
-from jax_prompt.train.stage import NonFiniteLoss, Unconverged
 
 # What a user can mend; all else is a defect and shows its traceback.
-_FAILURES = (ValueError, FileNotFoundError, NonFiniteLoss, Unconverged)
+_FAILURES = (ValueError, FileNotFoundError, Failure)
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'A file with get_config(arg).')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.')
@@ -40,31 +42,29 @@ _HEARTBEAT = flags.DEFINE_integer(
 
 
 def main(argv: list[str]) -> None:
-    """Resolves the config and runs it; wrong input ends with its message and exit code 2."""
+    """Resolves the config and runs it."""
     startup.start(argv)
     if _DISTRIBUTED.value:
         _run_distributed()
         return
-    try:
-        run(resolve(_CONFIG.value), str(_WORKDIR.value))
-    except _FAILURES as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+    run(resolve(_CONFIG.value), _workdir())
+
+
+def _workdir() -> Path:
+    return Path(str(_WORKDIR.value)).expanduser()
 
 
 def _run_distributed() -> None:
     """Runs one process of several, as the child of this one."""
     if not is_supervised():
-        sys.exit(supervise([sys.executable, *sys.orig_argv[1:]], Path(str(_WORKDIR.value))))
+        sys.exit(supervise([sys.executable, *sys.orig_argv[1:]], _workdir()))
     try:
         where = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         connect(*where, heartbeat_seconds=_HEARTBEAT.value)
-        run(resolve(_CONFIG.value), str(_WORKDIR.value), quiet=jax.process_index() > 0)
+        run(resolve(_CONFIG.value), _workdir(), quiet=jax.process_index() > 0)
     except Exception as error:
         end_after(error, _FAILURES, _HEARTBEAT.value)
 
 
 if __name__ == '__main__':
-    flags.adopt_module_key_flags(startup)
-    flags.mark_flags_as_required(['config', 'workdir'])
-    app.run(main)
+    startup.run(main, ['config', 'workdir'])

@@ -30,6 +30,7 @@ ARROWS = {
     'data': ['core', *TABLES],
     'evals': BELOW_ENGINE,
     'train': [*BELOW_ENGINE, 'evals'],
+    'door': ['core'],
 }
 
 # Outside the package: what may be imported at the head of a file, and what inside a function.

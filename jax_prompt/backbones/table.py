@@ -254,8 +254,9 @@ def find_weights(name: str, path: str | Path | None = None) -> Path:
     """
     entry = lookup(name)
     if path:
-        if Path(path).exists():
-            return Path(path)
+        file = Path(path).expanduser()
+        if file.exists():
+            return file
         raise FileNotFoundError(f'no weights at {path}. {_advice(entry)}')
     if entry.packaged:
         packaged = Path(__file__).parent / entry.filename

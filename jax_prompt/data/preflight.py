@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jax_prompt.core.files import own_temporaries
+from jax_prompt.data.download import check_reachable, download_mb
 from jax_prompt.data.drawn import parse_subset
 from jax_prompt.data.sources import open_source, published_lists
 from jax_prompt.data.task import Rule, Task
@@ -80,6 +81,7 @@ def prepare(name: str, data_dir: str | None) -> Path:
         # TFDS makes a folder in the temporary one for each builder and leaves it there.
         with tempfile.TemporaryDirectory() as folder, own_temporaries(Path(folder)):
             builder = tfds.builder(spec, data_dir=root, file_format='array_record')
+            check_reachable(name, getattr(builder, 'url_infos', None) or {})
             builder.download_and_prepare()
     except ImportError as error:
         raise ValueError(
@@ -89,6 +91,11 @@ def prepare(name: str, data_dir: str | None) -> Path:
     except AssertionError as error:  # how TFDS reports a missing manual download
         manual = task.manual.replace('MANUAL', str(root / 'downloads' / 'manual'))
         raise ValueError(f'{name} needs a manual download: {manual or error}') from error
+    except OSError as error:  # a lost connection, a refused address, a full disk
+        if error.errno is not None:
+            raise
+        reason = ' '.join(str(error).split())[:300]
+        raise ValueError(f'{name} was not downloaded: {reason}; start again to go on') from error
     return Path(builder.data_dir)
 
 
@@ -126,7 +133,9 @@ def _look_at_builder(name: str, task: Task, spec: str, root: Path) -> State:
         folder = prepared_folder(spec, root)
     except ValueError:
         todo = tuple(line for line in (manual, own) if line)
-        return State(name, MISSING, f'no {spec} in {root}', todo, task.licence)
+        size = download_mb(spec)
+        detail = f'no {spec} in {root}' + (f'; a download of {size:,.0f} MB' if size else '')
+        return State(name, MISSING, detail, todo, task.licence)
     try:
         check_folder(folder)
     except ValueError as error:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_prompt.core.ranges import at_least, check_values, part
+
 METHODS = ('bicubic', 'bilinear', 'bilinear_tf')
 HOST_CROPS = ('squash', 'centre')
 CROPS = ('none', 'random', 'resized')
@@ -128,15 +130,14 @@ class Augment:
 
     crop: str = 'none'
     flip: bool = False
-    scale_min: float = 0.35
-    pad: int = 0
+    scale_min: float = part(0.35)
+    pad: int = at_least(0, 0, 16_384)
 
     def __post_init__(self):
         if self.crop not in CROPS:
             raise ValueError(f'augment.crop is {self.crop!r}; allowed: {CROPS}')
-        if not 0 < self.scale_min <= 1:
-            raise ValueError(f'augment.scale_min is {self.scale_min}; allowed: 0 < it <= 1')
-        if self.pad < 0 or (self.pad and self.crop != 'random'):
+        check_values(self, 'augment.')
+        if self.pad and self.crop != 'random':
             raise ValueError(f"augment.pad is {self.pad}; it goes with crop='random' only")
 
     @property

@@ -22,6 +22,7 @@ from jax_prompt.model import Classifier, build_classifier
 from jax_prompt.train.cache import cached_cut, frozen_prefix
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.memory import StepPlan, plan_step
+from jax_prompt.train.optim import check_warmup
 from jax_prompt.train.parallel import data_mesh, split_frozen
 from jax_prompt.train.stage import Data
 from jax_prompt.train.step import Program, WithRaw
@@ -251,6 +252,7 @@ class Prefixed:
     def program_of(self, count: int, epochs: int) -> Program:
         """Returns the program that starts where the data stands, for `count` images an epoch."""
         steps = math.ceil(count / self.config.batch_size)
+        check_warmup(self.config.optim, epochs, steps)
         return replace(self.program, start=self.cut, steps_per_epoch=steps, epochs=epochs)
 
     def __call__(self, data: Data) -> Data:

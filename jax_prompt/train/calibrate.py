@@ -27,6 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_prompt.core.ranges import at_least, check_values, part
 from jax_prompt.train.token_source import Images, Staged, TokenSource
 from jax_prompt.tuners.kmeans import KMeansResult, kmeans, lloyd_stream
 from jax_prompt.tuners.prototypes import FROM_ONE_BATCH, check_count, sample_stream
@@ -59,13 +60,13 @@ class Calibration:
     """
 
     construction: str = 'mean'
-    fraction: float = 1.0
-    batch_size: int = 64
+    fraction: float = part(1.0)
+    batch_size: int = at_least(64, 1)
     faithful: bool = False
     layers: str = 'own'
-    budget_mb: int = 2048
-    max_iter: int = 100
-    tol: float = 1e-4
+    budget_mb: int = at_least(2048, 1, 10**9)
+    max_iter: int = at_least(100, 1)
+    tol: float = at_least(1e-4)
 
     def __post_init__(self):
         """Checks the values."""
@@ -74,14 +75,10 @@ class Calibration:
             ('layers', self.layers, LAYERS),
         ):
             if value not in allowed:
-                raise ValueError(f"{name}='{value}'; allowed: {', '.join(map(repr, allowed))}")
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f'fraction={self.fraction}; allowed: above 0, up to 1 (all images)')
-        for name in ('batch_size', 'budget_mb', 'max_iter'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name}={getattr(self, name)}; allowed: 1 or more')
-        if not self.tol >= 0:
-            raise ValueError(f'tol={self.tol}; allowed: 0 or more')
+                raise ValueError(
+                    f"calibration.{name}='{value}'; allowed: {', '.join(map(repr, allowed))}"
+                )
+        check_values(self, 'calibration.')
 
 
 def prototypes(

@@ -9,14 +9,15 @@ import dataclasses
 import difflib
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jax_prompt.backbones.table import lookup
+from jax_prompt.core.ranges import KINDS, at_least, check_values, seed
 from jax_prompt.data.transforms import Augment
-from jax_prompt.methods import METHODS, get_method
+from jax_prompt.methods import METHODS, check_fits, get_method
 from jax_prompt.train.calibrate import Calibration
-from jax_prompt.train.optim import Hyper, Optim
+from jax_prompt.train.optim import Hyper, Optim, check_warmup
 from jax_prompt.train.options import Engine, Input, Model
 from jax_prompt.train.prune import Prune
 from jax_prompt.train.sizing import Population
@@ -65,19 +66,19 @@ class RunConfig:
     method: str
     weights: str = ''
     weights_format: str = ''
-    num_prompts: int = 10
-    image_size: int = 0
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    head_weight_decay: float = 0.0
-    epochs: int = 10
-    batch_size: int = 32
-    seed: int = 0
+    num_prompts: int = at_least(10, 1, 10_000)
+    image_size: int = at_least(0, 0, 16_384)
+    lr: float = at_least(1e-3)
+    weight_decay: float = at_least(0.0)
+    head_weight_decay: float = at_least(0.0)
+    epochs: int = at_least(10, 1)
+    batch_size: int = at_least(32, 1)
+    seed: int = seed()
     search: bool = True
-    search_lrs: tuple[float, ...] = ()
-    search_weight_decays: tuple[float, ...] = ()
-    search_num_prompts: tuple[int, ...] = ()
-    search_epochs: int = 0
+    search_lrs: tuple[float, ...] = at_least(())
+    search_weight_decays: tuple[float, ...] = at_least(())
+    search_num_prompts: tuple[int, ...] = at_least((), 0, 10_000)
+    search_epochs: int = at_least(0)
     refit: bool = True
     train_on: str = 'train'
     train_prompts: bool = True
@@ -99,18 +100,24 @@ class RunConfig:
                 'data is empty; give a folder of class subfolders, a packed .npz, tfds:NAME, '
                 "'digits' or 'shapes': --config.data=..."
             )
-        lookup(self.backbone)
+        check_values(self)
+        network = lookup(self.backbone).config
         method = get_method(self.method)
+        for part, make, options in (
+            ('tuner', method.make_tuner, self.tuner_options),
+            ('transform', method.make_transform, self.transform),
+        ):
+            try:
+                make(**options)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f'config key {part}: {error}') from error
+        if self.image_size:
+            network = replace(network, image_size=self.image_size)
+        check_fits(method, method.make_tuner(**self.tuner_options), network.spec())
         if self.prune.active and 'kept' not in method.options():
             raise ValueError(
                 f'prune is set, but method {self.method} has nothing to prune; allowed: e2vpt'
             )
-        for name in ('epochs', 'batch_size', 'num_prompts'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name} is {getattr(self, name)}; at least 1')
-        for name in ('lr', 'weight_decay', 'head_weight_decay', 'search_epochs'):
-            if getattr(self, name) < 0.0:
-                raise ValueError(f'{name} is {getattr(self, name)}; at least 0')
         if self.search and self.search_epochs and not self.refit:
             raise ValueError(
                 'refit=False tests the chosen candidate as it is, so search_epochs '
@@ -120,11 +127,13 @@ class RunConfig:
             raise ValueError('search=True needs search_lrs; give a grid or set search=False and lr')
         if self.train_on not in ('train', 'train+val'):
             raise ValueError(f"train_on is {self.train_on!r}; allowed: 'train', 'train+val'")
+        for epochs in {self.epochs, self.search_epochs if self.search else 0} - {0}:
+            check_warmup(self.optim, epochs)
         self.population.check(self.search_epochs or self.epochs)
         for name in ('search_lrs', 'search_weight_decays'):
             grid = getattr(self, name)
-            if len({f'{v:g}' for v in grid}) < len(grid) or min(grid, default=0.0) < 0.0:
-                raise ValueError(f'{name} is {grid}; allowed: different values, none below 0')
+            if len({f'{v:g}' for v in grid}) < len(grid):
+                raise ValueError(f'{name} is {grid}; allowed: different values')
         self._check_lengths(method.has_prompts)
 
     def _check_lengths(self, has_prompts: bool) -> None:
@@ -202,20 +211,33 @@ def _build(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
 
 def _convert(known: dataclasses.Field, value: Any, path: str) -> Any:
     kind: Any = known.type
+    options = known.name in ('tuner', 'transform')
+    if (options or dataclasses.is_dataclass(kind)) and not hasattr(value, 'items'):
+        raise ValueError(f'config key {path} is {value!r}; it has keys of its own: {path}.KEY')
     if dataclasses.is_dataclass(kind):
         return _build(kind, dict(value), f'{path}.')
-    if known.name in ('tuner', 'transform'):
+    if options:
         return {name: _plain(one) for name, one in dict(value).items()}
     if str(kind).startswith('tuple'):
-        of = kind.__args__[0]
-        if any(of(v) != v for v in value):
-            raise ValueError(f'config key {path} is {value!r}; allowed: {of.__name__} numbers')
-        return tuple(of(v) for v in value)
+        return _convert_numbers(kind.__args__[0], value, path)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, kind):
-        raise ValueError(f'config key {path} is {value!r}; allowed: a {kind.__name__} value')
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise ValueError(f'config key {path} is {value!r}; allowed: {KINDS[kind]}')
     return value
+
+
+def _convert_numbers(kind: Any, value: Any, path: str) -> tuple[Any, ...]:
+    good = isinstance(value, list | tuple) and all(
+        isinstance(one, int | float) and not isinstance(one, bool) for one in value
+    )
+    if good and kind is int:
+        good = all(isinstance(one, int) or (one.is_integer() and abs(one) < 2**53) for one in value)
+    if not good:
+        raise ValueError(
+            f'config key {path} is {value!r}; allowed: {kind.__name__} numbers, as "(1, 2)"'
+        )
+    return tuple(map(kind, value))
 
 
 def _plain(value: Any) -> Any:
@@ -254,5 +276,7 @@ def to_config_dict(config: RunConfig) -> Any:
         'transform': {**method.transform_options(), **config.transform},
     }
     names = ('search_lrs', 'search_weight_decays', 'search_num_prompts')
-    grids = {name: tuple(values[name]) for name in names}
-    return ConfigDict({**values, **grids}).lock()
+    values |= {name: tuple(values[name]) for name in names}
+    if not method.has_prompts:  # a key that does nothing is none
+        del values['num_prompts'], values['search_num_prompts']
+    return ConfigDict(values).lock()

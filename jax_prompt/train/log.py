@@ -99,6 +99,18 @@ def read_json(path: Path, way_out: str = _WAY_OUT) -> Any:
     return from_primary(lambda: load_object(path, way_out) if path.exists() else None)
 
 
+def duration(seconds: float) -> str:
+    """Returns a time as '40 s', '12 min' or '3.5 h'.
+
+    >>> [duration(seconds) for seconds in (-2, 40, 700, 12_600)]
+    ['0 s', '40 s', '12 min', '3.5 h']
+    """
+    seconds = max(seconds, 0.0)
+    if seconds < 120:
+        return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 7200 else f'{seconds / 3600:.1f} h'
+
+
 class Progress:
     """A bar with images/s and time left on a terminal; a plain line an epoch elsewhere.
 
@@ -106,10 +118,11 @@ class Progress:
       name: what is in progress.
       total: images in all.
       quiet: print nothing.
+      after: images that the run trains on once this is done.
     """
 
-    def __init__(self, name: str, total: int, quiet: bool = False):
-        self.name, self.total, self.quiet = name, total, quiet
+    def __init__(self, name: str, total: int, quiet: bool = False, after: int = 0):
+        self.name, self.total, self.quiet, self.after = name, total, quiet, after
         self.bar: Any = None
         self.done, self.begun, self.started, self.said = 0, 0, time.perf_counter(), 0.0
 
@@ -137,12 +150,14 @@ class Progress:
         if self.quiet or (now - self.said < 1.0 and self.done < self.total):
             return
         self.said = now
-        if self.bar is not None:
-            self.bar.set_postfix_str(text)
-            return
         rate = (self.done - self.begun) / max(time.perf_counter() - self.started, 1e-9)
+        whole = (max(self.total - self.done, 0) + self.after) / max(rate, 1e-9)
+        then = f', {duration(whole)} with all that follows' if self.after else ''
+        if self.bar is not None:
+            self.bar.set_postfix_str(text + then)
+            return
         left = max(self.total - self.done, 0) / max(rate, 1e-9)
-        print(f'{self.name}: {text}, {rate:.0f} images/s, {left:.0f} s left', flush=True)
+        print(f'{self.name}: {text}, {rate:.0f} images/s, {duration(left)} left{then}', flush=True)
 
     def close(self) -> None:
         """Ends the bar."""

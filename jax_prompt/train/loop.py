@@ -25,6 +25,7 @@ from jax_prompt.train.parallel import replicate
 from jax_prompt.train.snapshots import take_snapshot
 from jax_prompt.train.stage import Fit, NonFiniteLoss, Stage, Unconverged
 from jax_prompt.train.step import TrainState, make_logits, make_step, make_steps
+from jax_prompt.train.stopping import after_the_call, stop_if_asked
 
 
 def fit(stage: Stage, trainable: Tree, frozen: Tree) -> Fit:
@@ -41,7 +42,8 @@ def fit(stage: Stage, trainable: Tree, frozen: Tree) -> Fit:
     training = _Training(stage, trainable, frozen)
     try:
         training.resume()
-        training.run()
+        with after_the_call():
+            training.run()
     finally:
         training.record.checkpoints.close()
     return training.result()
@@ -276,13 +278,15 @@ class _Training:
         """Trains to the stage's last epoch."""
         stage, step = self.stage, int(self.state.step)
         steps, total = self.program.steps_per_epoch, len(stage.train.labels)
-        progress = Progress(stage.name, stage.last_epoch * total, stage.quiet)
+        progress = Progress(stage.name, stage.last_epoch * total, stage.quiet, stage.after)
         progress.start(images_done(step, steps, stage.batch_size, total))
         take_snapshot(stage.directory, stage.snapshot_every, self.program, self.state)
         for epoch in range(step // steps, stage.last_epoch):
             rows, weights = epoch_order(self.order_key, epoch, total, stage.batch_size)
             done = int(self.state.step) - epoch * steps
             for first, stop in device_calls(steps, stage.steps_per_call, done):
+                save = partial(self.record.save, self.state)
+                stop_if_asked(stage.name, int(self.state.step), save)
                 self._call(rows[first:stop], weights[first:stop])
                 progress.update(int(weights[first:stop].sum()))
                 if stop == steps:

@@ -209,7 +209,7 @@ class Members:
 
 def _check_alike(first: Stage, other: Stage) -> None:
     """Raises ValueError where two stages can't be members of one population."""
-    own = ('name', 'directory', 'hyper', 'seed')
+    own = ('name', 'directory', 'hyper', 'seed', 'after')
 
     def same(a: Any, b: Any) -> bool:
         return a is b or (not isinstance(a, Data) and a == b)

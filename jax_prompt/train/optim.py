@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_prompt.core.method import Transform
+from jax_prompt.core.ranges import at_least, check_values, share
 from jax_prompt.core.tree import EXEMPT, Tree, flatten, is_statistic, merge, split, unflatten
 
 
@@ -49,25 +50,49 @@ class Optim:
     """
 
     name: str = 'adamw'
-    momentum: float = 0.9
-    b1: float = 0.9
-    b2: float = 0.999
-    warmup_epochs: float = 0.0
-    min_lr: float = 0.0
+    momentum: float = share(0.9)
+    b1: float = share(0.9)
+    b2: float = share(0.999)
+    warmup_epochs: float = at_least(0.0)
+    min_lr: float = at_least(0.0)
     per_epoch: bool = False
-    clip_norm: float = 0.0
-    ema_decay: float = 0.0
-    label_smoothing: float = 0.0
+    clip_norm: float = at_least(0.0)
+    ema_decay: float = share(0.0)
+    label_smoothing: float = share(0.0)
 
     def __post_init__(self):
         if self.name not in ('sgd', 'adamw'):
             raise ValueError(f"optim.name is {self.name!r}; allowed: 'sgd', 'adamw'")
-        for name in ('momentum', 'b1', 'b2', 'ema_decay', 'label_smoothing'):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f'optim.{name} is {getattr(self, name)}; allowed: [0, 1)')
-        for name in ('warmup_epochs', 'min_lr', 'clip_norm'):
-            if getattr(self, name) < 0.0:
-                raise ValueError(f'optim.{name} is {getattr(self, name)}; at least 0')
+        check_values(self, 'optim.')
+
+
+def check_warmup(optim: Optim, epochs: int, steps_per_epoch: int = 0) -> None:
+    """Checks that a training outlasts its warm-up: it would train next to nothing otherwise.
+
+    Args:
+      optim: the recipe.
+      epochs: length of the training.
+      steps_per_epoch: steps of an epoch; 0: not known yet.
+
+    Raises:
+      ValueError: no step runs at the full learning rate.
+    """
+    if not optim.warmup_epochs:
+        return
+    steps = steps_per_epoch
+    if optim.per_epoch and steps:
+        outlasts = epochs - 1 >= optim.warmup_epochs
+    elif steps:
+        outlasts = (epochs * steps - 1) / steps >= optim.warmup_epochs
+    else:
+        outlasts = epochs > optim.warmup_epochs
+    if not outlasts:
+        length = f'{epochs} epochs' + (f' of {steps} steps' if steps else '')
+        raise ValueError(
+            f'optim.warmup_epochs is {optim.warmup_epochs:g} and training lasts {length}: no step '
+            'would reach the learning rate; take fewer warm-up epochs (0: none) or more epochs'
+            + (', or a smaller batch_size' if steps == 1 else '')
+        )
 
 
 def learning_rate(

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from jax_prompt.core.ranges import at_least, check_values, part, positive, real, seed, share
+
 
 @dataclass(frozen=True)
 class Input:
@@ -25,17 +27,20 @@ class Input:
     """
 
     data_dir: str = ''
-    val_fraction: float = 0.2
-    test_fraction: float = 0.0
+    val_fraction: float = share(0.2)
+    test_fraction: float = share(0.0)
     resize: str = 'bicubic'
     crop: str = 'squash'
-    crop_ratio: float = 0.875
-    store_size: int = 0
-    workers: int = 2
-    budget_mb: float = 4096.0
-    cache_mb: float = 2048.0
+    crop_ratio: float = part(0.875)
+    store_size: int = at_least(0, 0, 16_384)
+    workers: int = at_least(2, 1, 1024)
+    budget_mb: float = at_least(4096.0)
+    cache_mb: float = at_least(2048.0)
     image_cache: str = ''
-    draw_seed: int = 0
+    draw_seed: int = seed()
+
+    def __post_init__(self):
+        check_values(self, 'input.')
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,20 @@ class Model:
     frozen_dtype: str = 'float32'
     remat: str = 'auto'
     scan: bool = True
-    drop_path_rate: float = 0.0
-    patch_drop_rate: float = 0.0
-    head_std: float = 0.02
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    drop_path_rate: float = share(0.0)
+    patch_drop_rate: float = share(0.0)
+    head_std: float = at_least(0.02)
+    mean: tuple[float, ...] = real(())
+    std: tuple[float, ...] = positive(())
+
+    def __post_init__(self):
+        check_values(self, 'model.')
+        for name in ('mean', 'std'):
+            if len(getattr(self, name)) not in (0, 3):
+                raise ValueError(
+                    f'model.{name} is {getattr(self, name)}; allowed: three numbers, or () for '
+                    "the weights' own"
+                )
 
 
 @dataclass(frozen=True)
@@ -92,33 +106,22 @@ class Engine:
       on_unconverged: what less does: 'warn', or 'stop' the run.
     """
 
-    eval_batch_size: int = 64
-    eval_every: int = 1
-    steps_per_call: int = 200
-    checkpoint_seconds: float = 30.0
-    snapshot_every: int = 0
-    num_devices: int = 0
-    fsdp: int = 1
-    micro_batch: int = 0
-    memory_mb: float = 0.0
+    eval_batch_size: int = at_least(64, 1)
+    eval_every: int = at_least(1, 1)
+    steps_per_call: int = at_least(200, 1)
+    checkpoint_seconds: float = at_least(30.0)
+    snapshot_every: int = at_least(0)
+    num_devices: int = at_least(0)
+    fsdp: int = at_least(1, 1)
+    micro_batch: int = at_least(0)
+    memory_mb: float = at_least(0.0)
     on_nonfinite: str = 'stop'
-    min_converged: float = 0.95
+    min_converged: float = share(0.95, whole=True)
     on_unconverged: str = 'warn'
 
     def __post_init__(self):
+        check_values(self, 'engine.')
         choices = {'on_nonfinite': ('stop', 'skip'), 'on_unconverged': ('warn', 'stop')}
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f'engine.{name} is {value!r}; allowed: {allowed}')
-        least_of = {
-            'snapshot_every': 0,
-            'num_devices': 0,
-            'fsdp': 1,
-            'micro_batch': 0,
-            'memory_mb': 0,
-        }
-        for name, least in least_of.items():
-            if getattr(self, name) < least:
-                raise ValueError(f'engine.{name} is {getattr(self, name)}; at least {least}')
-        if not 0.0 <= self.min_converged <= 1.0:
-            raise ValueError(f'engine.min_converged is {self.min_converged}; allowed: [0, 1]')

@@ -30,6 +30,7 @@ from jax_prompt.train.parallel import replicate
 from jax_prompt.train.snapshots import take_snapshot
 from jax_prompt.train.stage import Fit, NonFiniteLoss, Stage, Unconverged
 from jax_prompt.train.step import TrainState
+from jax_prompt.train.stopping import after_the_call, stop_if_asked
 
 
 @dataclass
@@ -76,7 +77,8 @@ def fit_population(
     population.on_failure = on_failure
     try:
         population.resume()
-        population.run()
+        with after_the_call():
+            population.run()
     finally:
         for record in population.records.values():
             record.checkpoints.close()
@@ -129,7 +131,8 @@ class _Population:
         stage, steps = self.stage, self.program.steps_per_epoch
         step, total = int(self.state.step), len(stage.train.labels)
         name = f'{stage.name} and {len(self.stages) - 1} more'
-        progress = Progress(name, len(self.stages) * stage.last_epoch * total, stage.quiet)
+        images = len(self.stages) * stage.last_epoch * total
+        progress = Progress(name, images, stage.quiet, min(s.after for s in self.stages))
         progress.start(len(self.stages) * images_done(step, steps, stage.batch_size, total))
         self._snapshots()
         if not self.living:
@@ -138,6 +141,7 @@ class _Population:
             rows, weights = self.members.order(epoch)
             done = int(self.state.step) - epoch * steps
             for first, stop in device_calls(steps, stage.steps_per_call, done):
+                stop_if_asked(name, int(self.state.step), self._save)
                 self._call(rows[first:stop], weights[first:stop])
                 progress.update(len(self.stages) * int(weights[first:stop].sum()))
                 if stop == steps:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_prompt.core.ranges import check_values, share
 from jax_prompt.core.tree import Tree, merge
 from jax_prompt.evals.classify import padded_batches, padded_rows
 from jax_prompt.train.parallel import in_context, shard_batch, unite
@@ -28,13 +29,11 @@ class Prune:
       segment_share: share of the 16 segments of each remaining prompt, likewise.
     """
 
-    token_share: float = 0.0
-    segment_share: float = 0.0
+    token_share: float = share(0.0)
+    segment_share: float = share(0.0)
 
     def __post_init__(self):
-        for name in ('token_share', 'segment_share'):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f'prune.{name} is {getattr(self, name)}; allowed: [0, 1)')
+        check_values(self, 'prune.')
 
     @property
     def active(self) -> bool:

@@ -18,10 +18,12 @@ from jax_prompt.data.files import read_file
 from jax_prompt.data.kept import Kept
 from jax_prompt.data.sources import Split
 from jax_prompt.evals.classify import evaluate, forward, require_finite
+from jax_prompt.methods import get_method
 from jax_prompt.train.build import build_backbone, build_program, init_params
 from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jax_prompt.train.config import RunConfig, resolve
 from jax_prompt.train.kept import kept_of, open_evaluated
+from jax_prompt.train.paths import absolute_path
 from jax_prompt.train.prototypes import prototypes_path
 from jax_prompt.train.result import measured_hash
 from jax_prompt.train.splits import load_split
@@ -107,19 +109,24 @@ class Restored:
         return jax.tree.map(np.asarray, unstack_layers(params))
 
 
-def restore(workdir: str | Path) -> Restored:
+def restore(workdir: str | Path, weights_file: str | Path = '') -> Restored:
     """Restores a finished run, on one device, whatever it was trained on.
+
+    Args:
+      workdir: the run directory.
+      weights_file: where the backbone's file lies now; '': where it lay when the run was trained.
 
     Raises:
       FileNotFoundError: no run there, or its weights file is gone.
       ValueError: the run is not finished, the weights file is another than the run's, or the
         checkpoint that its result measured is gone, damaged or changed.
     """
-    workdir = Path(workdir)
+    workdir = Path(workdir).expanduser()
     if not (workdir / 'config.json').exists():
         raise FileNotFoundError(f'{workdir} holds no run; give a --workdir of launch/train.py')
     config = read_config(workdir / 'config.json')
     config = replace(config, engine=replace(config.engine, num_devices=1, fsdp=1))
+    config = _with_weights(config, str(weights_file))
     if not (workdir / 'result.json').exists():
         raise ValueError(f'the run in {workdir} is not finished; start it again to go on')
     result = load_object(workdir / 'result.json', RESULT_AGAIN, _NEEDED)
@@ -146,6 +153,25 @@ def restore(workdir: str | Path) -> Restored:
             f'{workdir}/result.json measured. {_MEASURE_ANEW}'
         )
     return Restored(config, result, program, weights, frozen, kept_of(workdir, result))
+
+
+def _with_weights(config: RunConfig, weights: str) -> RunConfig:
+    """Returns the configuration with the file where it lies now.
+
+    Raises:
+      FileNotFoundError: it is not there; says what to give.
+      ValueError: the method takes no file.
+    """
+    if weights:
+        if not get_method(config.method).pretrained:
+            raise ValueError(f'method {config.method} has no weights file; leave --weights out')
+        config = replace(config, weights=absolute_path(weights))
+    if config.weights and not Path(config.weights).expanduser().is_file():
+        raise FileNotFoundError(
+            f'the weights {config.weights} are not there; if they were moved or renamed, give '
+            '--weights FILE (it is compared with what the run was trained on)'
+        )
+    return config
 
 
 _MEASURE_ANEW = (

@@ -40,7 +40,7 @@ from jax_prompt.train.splits import join, load_splits, open_data
 from jax_prompt.train.stage import Data, Fit, Stage
 from jax_prompt.train.starts import make_starts
 from jax_prompt.train.step import Program, make_logits
-from jax_prompt.train.workdir import claim
+from jax_prompt.train.workdir import claim, hold
 
 
 def run(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> dict[str, Any]:
@@ -55,18 +55,19 @@ def run(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> dict[
       The content of result.json.
 
     Raises:
-      ValueError: the directory holds another configuration's run, its data has changed since, or
-        the input is wrong.
+      ValueError: the directory holds another configuration's run, its data has changed since,
+        another process works in it, or the input is wrong.
       NonFiniteLoss: the final training, or every candidate of the search, diverged.
     """
-    workdir = Path(workdir)
-    finished = claim(config, workdir)
-    if finished is not None:
-        check_unchanged(config, workdir, finished)
-        if not quiet:
-            print(f'{workdir} holds this finished run; nothing to do', flush=True)
-        return finished
-    return _Run(config, workdir, quiet).run()
+    workdir = Path(workdir).expanduser()
+    with hold(workdir):
+        finished = claim(config, workdir)
+        if finished is not None:
+            check_unchanged(config, workdir, finished)
+            if not quiet:
+                print(f'{workdir} holds this finished run; nothing to do', flush=True)
+            return finished
+        return _Run(config, workdir, quiet).run()
 
 
 def search(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> dict[str, Any]:
@@ -89,13 +90,14 @@ def search(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> di
     """
     if not config.search:
         raise ValueError('search is False; nothing to choose: set search=True and search_lrs')
-    workdir = Path(workdir)
-    claim(config, workdir)
-    chosen = read_json(workdir / 'chosen.json')
-    if chosen is None:
-        return _Run(config, workdir, quiet).search()
-    check_kept(config, workdir)
-    return chosen
+    workdir = Path(workdir).expanduser()
+    with hold(workdir):
+        claim(config, workdir)
+        chosen = read_json(workdir / 'chosen.json')
+        if chosen is None:
+            return _Run(config, workdir, quiet).search()
+        check_kept(config, workdir)
+        return chosen
 
 
 @dataclass
@@ -117,10 +119,12 @@ class _Run:
         self.config, self.workdir, self.quiet = config, workdir, quiet
         self.method = get_method(config.method)
         self.began = time.perf_counter()
+        self.whole = False  # whether a training follows the search
         self.earlier = 0.0  # seconds of stages trained before this process
 
     def run(self) -> dict[str, Any]:
         """Goes the way of a run and writes result.json."""
+        self.whole = True
         self._prepare()
         trained = self._train()
         if self.config.prune.active:
@@ -205,10 +209,11 @@ class _Run:
     def _search(self) -> tuple[Found, Stage]:
         """Trains the candidates on train; returns what val chose, and takes up its prompts."""
         config, train, val = self.config, self.splits['train'], self.splits['val']
-        candidates = {}
+        candidates = dict[str, Candidate]()
         for name, (hyper, prompts) in config.candidates.items():
             self._take(prompts)
             stage = self._stage(f'search/{name}', f'search/{name}', hyper, train, val)
+            stage = replace(stage, after=self._images_after(len(candidates) + 1, stage))
             shown = prompts if self.method.has_prompts else None
             candidates[name] = Candidate(stage, self.trainable, self.frozen, shown)
         folder = self.workdir / 'search'
@@ -216,6 +221,16 @@ class _Run:
         self.earlier += found.earlier
         self._take(config.candidates[found.name][1])
         return found, candidates[found.name].stage
+
+    def _images_after(self, searched: int, stage: Stage) -> int:
+        """Returns how many images the run trains on after so many candidates; rungs save some."""
+        config, train = self.config, len(self.splits['train'].labels)
+        left = (len(config.candidates) - searched) * stage.last_epoch * train
+        if not self.whole:
+            return left
+        rounds = int(config.refit) + int(config.prune.active)
+        both = train + (len(self.splits['val'].labels) if config.refit else 0)
+        return left + rounds * config.epochs * both
 
     def _both(self) -> tuple[Data, None]:
         """Returns train and val as one, and that there is no validation."""

@@ -28,7 +28,8 @@ from jax_prompt.train.build import build_backbone
 from jax_prompt.train.claims import DEAD_SECONDS, Claim, Found, look, take
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.kept import check_kept
-from jax_prompt.train.log import read_json, write_json, write_text
+from jax_prompt.train.log import duration, read_json, write_json, write_text
+from jax_prompt.train.paths import absolute
 from jax_prompt.train.retell import Told, chosen_of, row_of
 from jax_prompt.train.run import run, search
 from jax_prompt.train.splits import open_data
@@ -85,7 +86,7 @@ class Runner:
             find_weights(config.backbone, config.weights or None)
         waits = False
         while True:
-            ends = [self._advance(unit) for unit in self.units]
+            ends = self._advance_all()
             if 'worked' not in ends and 'busy' not in ends:
                 return standing(self.benchmark, self.root, self.dead_seconds)
             if 'worked' not in ends:
@@ -93,6 +94,21 @@ class Runner:
                     self.say('waiting for what other processes work on')
                 waits = True
                 time.sleep(poll_seconds)
+
+    def _advance_all(self) -> list[str]:
+        """Advances each unit, and says after each that was worked on what is left."""
+        ends, times = list[str](), list[float]()
+        for unit in self.units:
+            began = time.perf_counter()
+            ends.append(self._advance(unit))
+            left = len(self.units) - len(ends)
+            if ends[-1] == 'worked' and left and not self.quiet:
+                times.append(time.perf_counter() - began)
+                pace = duration(left * sum(times) / len(times))
+                self.say(
+                    f'{left} of {len(self.units)} units to look at: at most {pace} at this pace'
+                )
+        return ends
 
     def _advance(self, unit: Unit) -> str:
         """Does a unit if it can be done now; returns 'settled', 'worked' or 'busy'."""
@@ -320,7 +336,7 @@ def _settle(config: RunConfig, claim: Claim) -> None:
             claim_workdir(config, claim.directory)
         except ValueError:  # other settings that change no result: the image cache, the workers
             claim.clear()
-    write_json(claim.directory / 'config.json', config.to_dict())
+    write_json(claim.directory / 'config.json', absolute(config.to_dict()))
 
 
 def _now() -> str:

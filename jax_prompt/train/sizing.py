@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_prompt.core.devices import num_cores
+from jax_prompt.core.ranges import at_least, check_values
 from jax_prompt.core.tree import Tree
 from jax_prompt.train.members import Members, population_step
 from jax_prompt.train.micro_batch import number_of_parts
@@ -50,15 +51,13 @@ class Population:
       eta: at a rung one in `eta` candidates goes on, rounded up.
     """
 
-    size: int = 0
-    memory_mb: float = 0.0
-    rungs: tuple[int, ...] = ()
-    eta: int = 2
+    size: int = at_least(0)
+    memory_mb: float = at_least(0.0)
+    rungs: tuple[int, ...] = at_least(())
+    eta: int = at_least(2, 2)
 
     def __post_init__(self):
-        for name, least in (('size', 0), ('memory_mb', 0.0), ('eta', 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f'population.{name} is {getattr(self, name)}; at least {least}')
+        check_values(self, 'population.')
 
     def check(self, epochs: int) -> None:
         """Raises ValueError where the rungs do not lie within the candidates' epochs."""

@@ -7,16 +7,17 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from jax_prompt.core.failure import Failure
 from jax_prompt.core.tree import Tree
 from jax_prompt.train.optim import Hyper
 from jax_prompt.train.step import Program
 
 
-class Unconverged(RuntimeError):
+class Unconverged(Failure, RuntimeError):
     """Too few of an epoch's inner solves converged, and the run is configured to stop there."""
 
 
-class NonFiniteLoss(FloatingPointError):
+class NonFiniteLoss(Failure, FloatingPointError):
     """A loss, a logit or a trained weight became NaN or infinite; the last checkpoint is kept."""
 
 
@@ -59,6 +60,7 @@ class Stage:
         schedule is that of all epochs.
       metrics: the run's metrics.jsonl.
       quiet: print nothing.
+      after: images that the run trains on after this stage, for the time that is left.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Stage:
     until: int = 0
     metrics: Path | None = None
     quiet: bool = False
+    after: int = 0
 
     @property
     def last_epoch(self) -> int:

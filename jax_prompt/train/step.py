@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jax_prompt.core.method import Transform
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, merge
+from jax_prompt.data.given import check_images
 from jax_prompt.data.transforms import Augment, augment, centre, to_model
 from jax_prompt.model import Classifier
 from jax_prompt.train.micro_batch import Part, in_parts, map_parts
@@ -120,8 +121,19 @@ class Program:
         return state.ema if self.optim.ema_decay else state.trainable
 
     def logits(self, trainable: Tree, frozen: Tree, x: jax.Array) -> jax.Array:
-        """Computes evaluation logits [B, K] of stored data x."""
+        """Computes evaluation logits [B, K].
+
+        Args:
+          trainable: what trains.
+          frozen: the rest.
+          x: images [B, S, S, 3], uint8 or floats in [0, 1]; from the cut on, what is stored there.
+
+        Raises:
+          ValueError: images of another shape, dtype or range.
+        """
         params = merge(trainable, frozen)
+        if self.start.at_image:
+            check_images(_parts(x)[0])
 
         def forward(part: Any) -> jax.Array:
             x, raw = _parts(part)

@@ -1,16 +1,43 @@
-"""A run directory belongs to one configuration: taking it, and refusing another's."""
+"""A run directory belongs to one configuration and, while something trains in it, to one process.
 
+A directory in which nothing was trained is free: a first command that failed (no weights, a wrong
+path) leaves a config.json there, and the next command may ask for something else. While a process
+works in a run directory, `held/` in it says who (`claims.py`), and another process is refused.
+"""
+
+import contextlib
 import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jax_prompt.core.json_file import load_object
+from jax_prompt.train.claims import Claim, look, take
 from jax_prompt.train.config import RunConfig
-from jax_prompt.train.distributed import from_primary
+from jax_prompt.train.distributed import from_primary, is_primary
 from jax_prompt.train.log import write_json
+from jax_prompt.train.paths import PATHS, absolute
 
 # A run may go on with other devices than it began with, and other checkpoints.
 _FREE = ('engine.num_devices', 'engine.fsdp', 'engine.checkpoint_seconds')
+# What else changes no result; of a finished run it may differ too.
+_FREE_AFTERWARDS = (
+    *('engine.eval_batch_size', 'engine.steps_per_call', 'engine.snapshot_every'),
+    *('engine.memory_mb', 'input.workers', 'input.budget_mb', 'input.cache_mb'),
+    *('input.image_cache', 'model.remat', 'model.scan', 'calibration.budget_mb'),
+)
+_HELD = 'held'
+# What a run writes before anything trains.
+_BEFORE = re.compile(
+    r'(config\.json|metrics\.jsonl|prototypes(_p_\d+)?\.npz|split\.json\.gz)(\..*\.part)?'
+    r'|search|checkpoints|\.search\..*'
+)
+_KEYS = {'data', 'backbone', 'method'}  # of a run's config.json
+_CONFIG_BACK = 'put it back from a copy, or take another --workdir'
 
 # The way out of a damaged result.json.
 RESULT_AGAIN = 'remove it and start launch/train.py again: it is made anew from the last checkpoint'
@@ -29,35 +56,154 @@ def claim(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
 
 def _claim(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
     path = workdir / 'config.json'
-    mine = json.loads(json.dumps(config.to_dict()))
+    mine = absolute(json.loads(json.dumps(config.to_dict())))
+    theirs = None
     if path.exists():
-        way_out = 'put it back from a copy, or take another --workdir'
-        theirs = load_object(path, way_out)
-        differs = _differences(theirs, mine)
+        try:
+            theirs = load_object(path, _CONFIG_BACK)
+        except ValueError:
+            if has_trained(workdir) or _foreign(workdir, {}) != ['config.json']:
+                raise
+            path.unlink()  # torn, and all that is here
+    if theirs is not None and has_trained(workdir):
+        result = workdir / 'result.json'
+        done = load_object(result, RESULT_AGAIN) if result.exists() else None
+        differs = _differences(absolute(theirs), mine)
+        if done is not None:
+            differs = {key: why for key, why in differs.items() if key not in _FREE_AFTERWARDS}
+            if differs and set(differs) <= PATHS:
+                differs = _other_content(config, done)
         if differs:
+            texts = '; '.join(f'{key}: {why}' for key, why in differs.items())
+            moved = ', or put a link where the files were' if set(differs) <= PATHS else ''
             raise ValueError(
-                f'{workdir} holds a run of another configuration, which differs in '
-                f'{"; ".join(differs)}. Take another --workdir, or remove that one'
+                f'{workdir} holds a run of another configuration, which differs in {texts}. Take '
+                f'another --workdir, or remove that one{moved}'
             )
-    elif workdir.exists() and _holds_something(workdir):
-        raise ValueError(f'{workdir} is not empty and holds no run; take another --workdir')
-    else:
-        workdir.mkdir(parents=True, exist_ok=True)
+        return done
+    if workdir.is_dir() and (foreign := _foreign(workdir, theirs)):
+        raise ValueError(
+            f'{workdir} is not empty and holds no run ({foreign[0]}); take another --workdir'
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    if theirs is None or absolute(theirs) != mine:
+        _clear(workdir)
         write_json(path, mine)
-    result = workdir / 'result.json'
-    return load_object(result, RESULT_AGAIN) if result.exists() else None
+    return None
 
 
-def _holds_something(workdir: Path) -> bool:
-    """Whether a directory without a configuration holds more than a killed first write of it."""
-    names = [path.name for path in workdir.iterdir()]
-    return any(not (n.startswith('config.json.') and n.endswith('.part')) for n in names)
+def has_trained(workdir: Path) -> bool:
+    """Whether something was trained in a run directory: a checkpoint, an epoch, or a result."""
+    names = ('result.json', 'chosen.json', 'pruned.json')
+    if any((workdir / name).exists() for name in names):
+        return True
+    metrics = workdir / 'metrics.jsonl'
+    if metrics.exists() and metrics.stat().st_size:
+        return True
+    patterns = ('checkpoints/*', 'pruned/*', 'search/*/*')
+    found = (path.name for pattern in patterns for path in workdir.glob(pattern))
+    return any(name.isdigit() or name == 'result.json' for name in found)
 
 
-def _differences(theirs: Any, mine: Any, prefix: str = '') -> list[str]:
+def _foreign(workdir: Path, config: dict[str, Any] | None) -> list[str]:
+    """Names what in a directory without a trained run is not of a run.
+
+    Without a run's configuration only the remains of a first write of it are a run's: whatever else
+    lies there is somebody's, and is never removed.
+    """
+    names = sorted(path.name for path in workdir.iterdir())
+    is_runs = config is not None and config.keys() >= _KEYS
+    mine = _BEFORE if is_runs else re.compile(r'config\.json\..*\.part')
+    around = (_HELD, f'.{_HELD}.', 'traceback.txt', 'heartbeat')
+    return [name for name in names if not (name.startswith(around) or mine.fullmatch(name))]
+
+
+def _clear(workdir: Path) -> None:
+    """Removes what a command that trained nothing left behind."""
+    for path in workdir.iterdir():
+        if not _BEFORE.fullmatch(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _differences(theirs: Any, mine: Any, prefix: str = '') -> dict[str, str]:
+    """Returns what differs, by dotted key."""
     if isinstance(theirs, dict) and isinstance(mine, dict):
-        keys = sorted(theirs.keys() | mine.keys())
-        parts = [_differences(theirs.get(k), mine.get(k), f'{prefix}.{k}') for k in keys]
-        return [line for part in parts for line in part]
+        found: dict[str, str] = {}
+        for key in sorted(theirs.keys() | mine.keys()):
+            found |= _differences(theirs.get(key), mine.get(key), f'{prefix}.{key}')
+        return found
     same = theirs == mine or prefix[1:] in _FREE
-    return [] if same else [f'{prefix[1:]}: {theirs!r} there, {mine!r} asked']
+    return {} if same else {prefix[1:]: f'{theirs!r} there, {mine!r} asked'}
+
+
+def _other_content(config: RunConfig, done: dict[str, Any]) -> dict[str, str]:
+    """Compares what lies at the paths now with what a finished run was trained on."""
+    from jax_prompt.train.build import build_backbone
+    from jax_prompt.train.splits import open_data
+
+    found = open_data(config, config.data).fingerprint
+    if found != done['data_fingerprint']:
+        return {'data': f'fingerprint {done["data_fingerprint"]} there, {found} asked'}
+    asked = (done['weights'] or {}).get('sha256')
+    identity = build_backbone(config).identity if asked else None
+    if identity is not None and identity.sha256 != asked:
+        return {'weights': f'sha256 {asked} there, {identity.sha256} asked'}
+    return {}
+
+
+@contextmanager
+def hold(workdir: Path) -> Iterator[None]:
+    """Holds a run directory, so that no other process works in it.
+
+    Process 0 of several holds it for all. A unit of a benchmark is held already.
+
+    Raises:
+      ValueError: another process works in it; says which.
+    """
+    held = from_primary(lambda: None if _is_unit(workdir) else _hold(workdir))
+    claim_ = _holding.pop(held, None) if held and is_primary() else None
+    try:
+        yield
+    finally:
+        if claim_ is not None:
+            _let_go(claim_)
+
+
+_holding: dict[str, Claim] = {}  # by directory: what crosses `from_primary` is text alone
+
+
+def _hold(workdir: Path) -> str | None:
+    if (workdir / 'result.json').exists():  # nothing will be written
+        return None
+    workdir.mkdir(parents=True, exist_ok=True)
+    unit = workdir / _HELD
+    found = look(unit)
+    taken = take(unit, found) if found.state in ('new', 'free') else None
+    if taken is None:
+        found = look(unit)
+        host, _, rest = found.owner.rpartition('-')[0].rpartition('-')
+        who = f'process {rest} of {host.rpartition("-")[0] or host}' if rest else 'another process'
+        raise ValueError(
+            f'{workdir} is in use: {who} works in it (last sign {max(found.age, 0):.0f} s ago). '
+            'Wait until it ends, or take another --workdir'
+        )
+    _holding[str(taken.directory)] = taken
+    return str(taken.directory)
+
+
+def _let_go(claim_: Claim) -> None:
+    claim_.release()
+    shutil.rmtree(claim_.directory, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another process has it already
+        os.rmdir(claim_.unit)
+
+
+def _is_unit(workdir: Path) -> bool:
+    """Whether a directory is a unit of a benchmark that this process holds (`claims.py`)."""
+    parts = workdir.name.rsplit('-', 2)
+    mine = workdir.name.startswith('run@') and len(parts) == 3 and parts[1] == str(os.getpid())
+    return mine and (workdir / 'heartbeat').exists()

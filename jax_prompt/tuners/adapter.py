@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.ranges import at_least, check_values
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
@@ -40,12 +41,11 @@ class Adapter(Tuner):
         then stay 0, and u alone, a learned offset of the branch, ever gets a gradient.
     """
 
-    hidden: int = 64
+    hidden: int = at_least(64, 1)
     faithful: bool = False
 
     def __post_init__(self):
-        if self.hidden < 1:
-            raise ValueError(f'hidden is {self.hidden}; at least 1 (or method=linear)')
+        check_values(self)
 
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns {'layers': {'down', 'up': {'kernel' [L, inputs, outputs], 'bias' [L, outputs]}}}.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import jax
 
+from jax_prompt.core.ranges import check_values
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Tuner
@@ -23,6 +24,9 @@ class Biases(Tuner):
     """
 
     faithful: bool = False
+
+    def __post_init__(self):
+        check_values(self)
 
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns nothing.

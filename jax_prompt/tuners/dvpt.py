@@ -32,6 +32,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.ranges import at_least
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place
@@ -55,8 +56,8 @@ class DVPT(VPT):
     """
 
     dynamic: str = 'specific'
-    meta_layers: int = 4
-    meta_width: int = 64
+    meta_layers: int = at_least(4, 2, 1000)
+    meta_width: int = at_least(64, 1)
     meta_input: str = 'patches'
 
     def __post_init__(self):
@@ -67,10 +68,6 @@ class DVPT(VPT):
         ):
             if value not in allowed:
                 raise ValueError(f'{name} is {value!r}; allowed: {", ".join(map(repr, allowed))}')
-        if self.meta_layers < 2:
-            raise ValueError(f'meta_layers is {self.meta_layers}; at least 2 (the paper: 2, 4, 6)')
-        if self.meta_width < 1:
-            raise ValueError(f'meta_width is {self.meta_width}; at least 1 (default 64)')
 
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns VPT's prompts and {'shared': {'meta': ...}}, float32.

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_prompt.core.ranges import at_least
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree, merge
 from jax_prompt.core.tuner import Place
@@ -49,17 +50,13 @@ class E2VPT(VPT):
     """
 
     deep: bool = True
-    num_kv_prompts: int = 5
+    num_kv_prompts: int = at_least(5, 1, 10_000)
     kept: Kept = ()
 
     def __post_init__(self):
         super().__post_init__()
         if not self.deep:
             raise ValueError('deep is False; each block has its own prompts: allowed: True')
-        if self.num_kv_prompts < 1:
-            raise ValueError(
-                f'num_kv_prompts is {self.num_kv_prompts}; at least 1 (or method=vpt_deep)'
-            )
         object.__setattr__(self, 'kept', freeze(self.kept))  # a saved config has lists
         if self.kept:
             check_kept(self.kept, self.num_prompts)

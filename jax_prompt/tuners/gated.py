@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.ranges import at_least, share
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place
@@ -40,9 +41,9 @@ class GatedVPT(VPT):
       dropout_rate: share of prompt elements dropped in training (the released code: 0.1).
     """
 
-    num_prompts: int = 100
+    num_prompts: int = at_least(100, 1, 10_000)
     deep: bool = False
-    dropout_rate: float = 0.1
+    dropout_rate: float = share(0.1)
 
     def __post_init__(self):
         super().__post_init__()

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.ranges import at_least, between, check_values, part, share
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
@@ -70,43 +71,33 @@ class LION(Tuner):
 
     image_block: bool = True
     feature_block: bool = True
-    channels: int = 64
-    width: int = 0
-    layers: int = 1
+    channels: int = at_least(64, 1)
+    width: int = at_least(0)
+    layers: int = between(1, 1, 4)
     block: str = 'clipped'
-    kappa: float = 0.9
+    kappa: float = share(0.9)
     input: str = 'raw'
     solver: str = 'anderson'
-    damping: float = 1.0
-    rtol: float = 1e-3
-    max_iter: int = 30
-    eval_rtol: float = 1e-4
-    eval_max_iter: int = 60
-    jacobian: float = 0.0
+    damping: float = part(1.0)
+    rtol: float = at_least(1e-3)
+    max_iter: int = at_least(30, 1)
+    eval_rtol: float = at_least(1e-4)
+    eval_max_iter: int = at_least(60, 1)
+    jacobian: float = at_least(0.0)
     gradient: str = 'implicit'
-    gradient_terms: int = 5
-    backward_rtol: float = 1e-3
-    backward_max_iter: int = 30
+    gradient_terms: int = at_least(5, 1)
+    backward_rtol: float = at_least(1e-3)
+    backward_max_iter: int = at_least(30, 1)
 
     def __post_init__(self):
         if not (self.image_block or self.feature_block):
             raise ValueError(
                 'image_block and feature_block are both False; keep one, or take method=linear'
             )
-        if self.channels < 1 or self.width < 0:
-            raise ValueError(
-                f'channels is {self.channels} and width {self.width}; channels at least 1, width '
-                "at least 1, or 0 for the paper's"
-            )
-        if not 1 <= self.layers <= 4:
-            raise ValueError(f'layers is {self.layers}; allowed: 1 to 4')
+        check_values(self)
         for name, value, allowed in (('block', self.block, KINDS), ('input', self.input, INPUTS)):
             if value not in allowed:
                 raise ValueError(f'{name} is {value!r}; allowed: {", ".join(map(repr, allowed))}')
-        if not 0.0 <= self.kappa < 1.0:
-            raise ValueError(f'kappa is {self.kappa}; allowed: [0, 1), 0 for no clipping')
-        if self.jacobian < 0.0:
-            raise ValueError(f'jacobian is {self.jacobian}; at least 0')
         self._forward(train=True), self._forward(train=False), self._backward()  # check theirs
 
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:

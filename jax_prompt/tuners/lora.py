@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.ranges import at_least, check_values, positive, share
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree, flatten, map_layers, unflatten
 from jax_prompt.core.tuner import Place, Tuner
@@ -55,21 +56,14 @@ class LoRA(Tuner):
       dropout_rate: share of the elements of x dropped on the way to A in training (NOAH: 0).
     """
 
-    rank: int = 8
-    scale: float = 1.0
+    rank: int = at_least(8, 1)
+    scale: float = positive(1.0)
     parts: str = 'auto'
-    first_layer: int = 0
-    dropout_rate: float = 0.0
+    first_layer: int = at_least(0)
+    dropout_rate: float = share(0.0)
 
     def __post_init__(self):
-        if self.rank < 1:
-            raise ValueError(f'rank is {self.rank}; at least 1 (or method=linear)')
-        if not (math.isfinite(self.scale) and self.scale > 0.0):
-            raise ValueError(f'scale is {self.scale}; allowed: positive numbers (1 in NOAH)')
-        if self.first_layer < 0:
-            raise ValueError(f'first_layer is {self.first_layer}; at least 0')
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f'dropout_rate is {self.dropout_rate}; allowed: [0, 1)')
+        check_values(self)
         if self.parts == 'auto':
             return
         names = [name for word in self._words('') for name in _GROUPS.get(word, (word,))]

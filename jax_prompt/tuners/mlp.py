@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.ranges import at_least, check_values, share
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
@@ -27,15 +28,12 @@ class MLPHead(Tuner):
       norm: 'layer', or 'none'.
     """
 
-    layers: int = 3
-    dropout_rate: float = 0.1
+    layers: int = at_least(3, 2, 1000)
+    dropout_rate: float = share(0.1)
     norm: str = 'layer'
 
     def __post_init__(self):
-        if self.layers < 2:
-            raise ValueError(f'layers is {self.layers}; at least 2 (or method=linear)')
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f'dropout_rate is {self.dropout_rate}; allowed: [0, 1)')
+        check_values(self)
         if self.norm not in ('layer', 'none'):
             raise ValueError(f"norm is {self.norm!r}; allowed: 'layer', 'none'")
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.ranges import at_least, check_values
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
@@ -29,11 +30,12 @@ class MomentProbing(Tuner):
       heads: h, heads that m is split into.
     """
 
-    width: int = 64
-    heads: int = 4
+    width: int = at_least(64, 1)
+    heads: int = at_least(4, 1)
 
     def __post_init__(self):
-        if self.heads < 1 or self.width < 1 or self.width % self.heads:
+        check_values(self)
+        if self.width % self.heads:
             raise ValueError(
                 f'width is {self.width} and heads {self.heads}; width must be a positive multiple '
                 'of heads'

@@ -9,6 +9,7 @@ al. counts whole stages there: its k = 1 is `last` = 3 on a ResNet-50.)
 
 from dataclasses import dataclass
 
+from jax_prompt.core.ranges import at_least, check_values
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree, segment_span
 from jax_prompt.core.tuner import Tuner
@@ -22,11 +23,10 @@ class Partial(Tuner):
       last: k, blocks that train, from the end.
     """
 
-    last: int = 1
+    last: int = at_least(1, 1)
 
     def __post_init__(self):
-        if self.last < 1:
-            raise ValueError(f'last is {self.last}; at least 1 block (or method=linear)')
+        check_values(self)
 
     def first_block(self, spec: BackboneSpec) -> int:
         """Returns the first block that trains.

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.ranges import at_least, check_values
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
@@ -31,11 +32,6 @@ from jax_prompt.nn.layers import patches
 BORDERS = ('auto', 'outside', 'inside')
 STEMS = ('stem_conv', 'patch_embed')  # the sites of a first convolution
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in the released code
-
-
-def _check_number(num_prompts: int) -> None:
-    if num_prompts < 1:
-        raise ValueError(f'num_prompts is {num_prompts}; at least 1 (or method=linear)')
 
 
 @dataclass(frozen=True)
@@ -49,11 +45,11 @@ class BorderPrompt(Tuner):
         ResNet, inside where tokens lie on a fixed grid.
     """
 
-    num_prompts: int = 10
+    num_prompts: int = at_least(10, 1, 10_000)
     border: str = 'auto'
 
     def __post_init__(self):
-        _check_number(self.num_prompts)
+        check_values(self)
         if self.border not in BORDERS:
             raise ValueError(f'border is {self.border!r}; allowed: {", ".join(map(repr, BORDERS))}')
 
@@ -124,11 +120,11 @@ class ChannelPrompt(Tuner):
         too, as the released code does (it also normalises by the batch there, which isn't done).
     """
 
-    num_prompts: int = 10
+    num_prompts: int = at_least(10, 1, 10_000)
     faithful: bool = False
 
     def __post_init__(self):
-        _check_number(self.num_prompts)
+        check_values(self)
 
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns {'shared': {'maps' [S, S, p], 'kernel' [k, k, p, C]}}, float32.

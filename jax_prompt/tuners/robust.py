@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_prompt.core.ranges import at_least, check_values, share
 from jax_prompt.core.tree import EXEMPT, Tree, flatten, unflatten
 
 THRESHOLDS = ('quantile', 'absolute', 'max')
@@ -57,24 +58,19 @@ class RobustTraining:
       ema: decay of a moving average of the criticality; 0: that of the step alone.
     """
 
-    tau: float = 0.0
+    tau: float = at_least(0.0)
     threshold: str = 'quantile'
-    shrink: float = 0.1
-    warmup_steps: int = 0
-    ema: float = 0.0
+    shrink: float = at_least(0.1)
+    warmup_steps: int = at_least(0, 0, 10**9)
+    ema: float = share(0.0)
 
     def __post_init__(self):
+        check_values(self)
         if self.threshold not in THRESHOLDS:
             raise ValueError(f'threshold is {self.threshold!r}; allowed: {", ".join(THRESHOLDS)}')
         top = float('inf') if self.threshold == 'absolute' else 1.0
         if not 0.0 <= self.tau < top:
             raise ValueError(f'tau is {self.tau}; allowed for {self.threshold}: [0, {top})')
-        if self.shrink < 0.0 or self.warmup_steps < 0:
-            raise ValueError(
-                f'shrink is {self.shrink} and warmup_steps {self.warmup_steps}; at least 0'
-            )
-        if not 0.0 <= self.ema < 1.0:
-            raise ValueError(f'ema is {self.ema}; allowed: [0, 1)')
 
     def wrap(
         self, optimizer: optax.GradientTransformation, rate: Callable[[jax.Array], jax.Array]

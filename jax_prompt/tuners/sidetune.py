@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.ranges import at_least, check_values
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
@@ -27,13 +28,11 @@ class SideTune(Tuner):
       depth: convolutions.
     """
 
-    width: int = 16
-    depth: int = 4
+    width: int = at_least(16, 1)
+    depth: int = at_least(4, 1, 16)
 
     def __post_init__(self):
-        for name in ('width', 'depth'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name} is {getattr(self, name)}; at least 1')
+        check_values(self)
 
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns the convolutions, He normal, the dense layer, N(0, 1 / width), and the gate."""

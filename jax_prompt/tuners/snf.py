@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.ranges import at_least, check_values
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
@@ -39,13 +40,12 @@ class SNF(Tuner):
     """
 
     kind: str = 'affine'
-    flows: int = 1
+    flows: int = at_least(1, 1, 1000)
 
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}; allowed: 'affine', 'planar'")
-        if self.flows < 1:
-            raise ValueError(f'flows is {self.flows}; at least 1')
+        check_values(self)
 
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns the flows as identities, leaves [L, flows, ...], float32.

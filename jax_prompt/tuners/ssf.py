@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.ranges import check_values
 from jax_prompt.core.spec import BackboneSpec, Site
 from jax_prompt.core.tree import Tree, flatten, map_layers, unflatten
 from jax_prompt.core.tuner import Place, Tuner
@@ -37,6 +38,9 @@ class SSF(Tuner):
     """
 
     identity: bool = False
+
+    def __post_init__(self):
+        check_values(self)
 
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns {'shared', 'layers': {site: {'scale', 'offset'}}}, float32.

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.ranges import at_least, check_values, share
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
@@ -39,16 +40,13 @@ class VPT(Tuner):
         windows of others. Results then depend on the batch.
     """
 
-    num_prompts: int = 10
+    num_prompts: int = at_least(10, 1, 10_000)
     deep: bool = True
-    dropout_rate: float = 0.0
+    dropout_rate: float = share(0.0)
     faithful: bool = False
 
     def __post_init__(self):
-        if self.num_prompts < 1:
-            raise ValueError(f'num_prompts is {self.num_prompts}; at least 1 (or method=linear)')
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f'dropout_rate is {self.dropout_rate}; allowed: [0, 1)')
+        check_values(self)
 
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns prompts uniform in +-sqrt(6 / (3 p^2 + D)), the released code's Xavier bound.

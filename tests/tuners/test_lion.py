@@ -286,7 +286,7 @@ def test_without_p1_training_starts_at_the_features():
         ({'kappa': 1.0}, 'kappa is 1.0'),
         ({'solver': 'newton'}, "'newton'"),
         ({'gradient': 'exact'}, "'exact'"),
-        ({'max_iter': 0}, 'max_iter 0'),
+        ({'max_iter': 0}, 'max_iter is 0'),
         ({'jacobian': -1.0}, 'jacobian is -1.0'),
         ({'channels': 0}, 'channels is 0'),
     ],

@@ -1,0 +1,24 @@
+"""The time that is left covers what follows: the other candidates, the refit."""
+
+from jax_prompt.train import log
+from jax_prompt.train.log import Progress
+
+
+def test_the_time_left_covers_what_follows(monkeypatch, capsys):
+    clock = iter([0.0, 0.0, 10.0, 10.0, 20.0, 20.0])
+    monkeypatch.setattr(log.time, 'perf_counter', lambda: next(clock))
+    progress = Progress('search/lr_1', 100, after=5000)
+    progress.start(0)
+    progress.update(50)
+    progress.note('epoch 1/2')
+    assert '5 images/s, 10 s left, 17 min with all that follows' in capsys.readouterr().out
+
+
+def test_nothing_is_added_where_nothing_follows(monkeypatch, capsys):
+    clock = iter([0.0, 0.0, 10.0, 10.0])
+    monkeypatch.setattr(log.time, 'perf_counter', lambda: next(clock))
+    progress = Progress('train', 100)
+    progress.start(20)
+    progress.update(40)
+    progress.note('epoch 1/2')
+    assert capsys.readouterr().out == 'train: epoch 1/2, 4 images/s, 10 s left\n'
