@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_prompt.backbones.resnet_config import ResNetConfig
 from jax_prompt.core.spec import Site
-from jax_prompt.weights.rules import Matched
+from jax_prompt.weights.rules import Matched, layer_of
 from jax_prompt.weights.tables import Shape, Table
 
 
@@ -36,7 +36,8 @@ def facts_of(matched: Matched, tensors: Mapping[str, np.ndarray]) -> Facts | Non
     shapes = matched.shapes(tensors)
     block = 'bottleneck' if 'block_00/conv3/kernel' in shapes else 'basic'
     last = '/conv3/kernel' if block == 'bottleneck' else '/conv2/kernel'
-    outputs = {int(p[6:8]): s[-1] for p, s in shapes.items() if p.endswith(last) and len(s) == 4}
+    found = {layer_of(p): s for p, s in shapes.items() if p.endswith(last) and len(s) == 4}
+    outputs = {layer: s[-1] for layer, s in found.items() if layer is not None}
     stem, second = (shapes.get(f'{p}/kernel', ()) for p in ('stem_conv', 'block_00/conv2'))
     if len(stem) != 4 or len(second) != 4 or not second[2] or not outputs:
         return None

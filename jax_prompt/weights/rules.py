@@ -191,6 +191,12 @@ def _check_leaf(
     return problems
 
 
+def layer_of(path: str) -> int | None:
+    """Returns the number of the block that a path lies in; None where it lies in none."""
+    match = re.match(r'block_(\d+)/', path)
+    return int(match[1]) if match else None
+
+
 def _match(table: Table, bare: str, counts: Mapping[int, int]) -> tuple[Rule, str] | None:
     for rule in table.rules:
         match = re.fullmatch(rule.pattern, bare)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.backbones.swin_config import SwinConfig, merge_name
-from jax_prompt.weights.rules import Matched
+from jax_prompt.weights.rules import Matched, layer_of
 from jax_prompt.weights.tables import Shape, Table
 
 
@@ -35,7 +35,8 @@ def facts_of(matched: Matched, tensors: Mapping[str, np.ndarray]) -> Facts | Non
     shapes = matched.shapes(tensors)
     patch = shapes.get('patch_embed/kernel', ())
     fc1 = shapes.get('block_00/mlp/fc1/bias', ())
-    biases = {int(p[6:8]): s for p, s in shapes.items() if p.endswith('/attn/relative_bias')}
+    found = {layer_of(p): s for p, s in shapes.items() if p.endswith('/attn/relative_bias')}
+    biases = {layer: s for layer, s in found.items() if layer is not None}
     if len(patch) != 4 or len(fc1) != 1 or not biases or any(len(s) != 2 for s in biases.values()):
         return None
     norms = [shapes.get(f'block_{layer:02d}/ln1/scale', (0,)) for layer in sorted(biases)]

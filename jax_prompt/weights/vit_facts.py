@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.backbones.vit_config import ViTConfig
-from jax_prompt.weights.rules import Matched
+from jax_prompt.weights.rules import Matched, layer_of
 from jax_prompt.weights.tables import Shape, Table
 
 
@@ -36,7 +36,7 @@ def facts_of(matched: Matched, tensors: Mapping[str, np.ndarray]) -> Facts | Non
     shapes = matched.shapes(tensors)
     patch = shapes.get('patch_embed/kernel', ())
     fc1 = shapes.get('block_00/mlp/fc1/bias', ())
-    layers = [int(path[6:8]) for path in shapes if path.startswith('block_')]
+    layers = [layer for path in shapes if (layer := layer_of(path)) is not None]
     if len(patch) != 4 or len(fc1) != 1:
         return None
     return Facts(

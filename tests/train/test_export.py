@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from jax_prompt.backbones.families import family_of
 from jax_prompt.core.tree import flatten, merge
+from jax_prompt.data.kept import Kept
 from jax_prompt.methods import get_method
 from jax_prompt.train.build import build_backbone, build_program, init_params
 from jax_prompt.train.export import exported
@@ -35,7 +36,8 @@ def make_run(make_config):
             **{'data': 'some/data set', 'mean': backbone.mean, 'std': backbone.std},
             **{'classes': ['dark', 'bright'], 'weights': backbone.identity.to_dict()},
         }
-        return Restored(config, result, program, jax.tree.map(noise, trainable), frozen)
+        kept = Kept('', ('dark', 'bright'), {}, {})
+        return Restored(config, result, program, jax.tree.map(noise, trainable), frozen, kept)
 
     return make
 

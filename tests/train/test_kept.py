@@ -203,9 +203,11 @@ def test_predict_gives_a_bad_image_a_row_and_goes_on(pets, monkeypatch, capsys):
         return np.tile(np.float32([0.25, 0.75]), (len(paths), 1))
 
     monkeypatch.setattr(
-        predict, 'restore', lambda _: SimpleNamespace(classes=['cat', 'd\x1bog'], predict=read)
+        predict,
+        'restore',
+        lambda *_: SimpleNamespace(classes=['cat', 'd\x1bog'], predict=read),
     )
-    options = {'images': [str(pets)], 'workdir': 'run', 'top': 1, 'format': 'jsonl'}
+    options = {'images': [str(pets)], 'workdir': 'run', 'weights': '', 'top': 1, 'format': 'jsonl'}
     for kind in ('jsonl', 'table'):
         args = argparse.Namespace(**(options | {'format': kind}))
         monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', lambda self, args=args: args)

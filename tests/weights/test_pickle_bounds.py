@@ -4,10 +4,12 @@ import io
 import struct
 import time
 
+import numpy as np
 import pytest
 from torch_handmade import FORMS, VALUES, opcodes, tensor_pickle, write, zip_file
 
 from jax_prompt.weights import pickle_machine
+from jax_prompt.weights.load import load_weights
 from jax_prompt.weights.pickle_machine import excerpt
 from jax_prompt.weights.readers import read
 from jax_prompt.weights.unpickler import unpickle
@@ -100,3 +102,16 @@ def test_excerpts_are_short():
     values = [nested, 'x' * 10**6, 2**10**6, [1] * 10**6, {'a': nested}, 1.5, None]
     assert all(len(excerpt(value)) < 100 for value in values)
     assert excerpt((2, 3)) == '(2, 3)' and excerpt('abc') == "'abc'"
+
+
+def test_a_path_that_is_nearly_a_block_is_refused_by_name(listed, tmp_path):
+    """A converted file with one changed letter."""
+    name = listed(format='jax_prompt')
+    arrays = {
+        'patch_embed/kernel': np.zeros((8, 8, 3, 32), np.float32),
+        'block_00/mlp/fc1/bias': np.zeros(128, np.float32),
+        'block_p0/ln1/scale': np.zeros(32, np.float32),
+    }
+    np.savez(tmp_path / 'w.npz', **arrays)
+    with pytest.raises(ValueError, match=r'w\.npz is a ViT of .*depth 1'):
+        load_weights(tmp_path / 'w.npz', name)
