@@ -85,7 +85,7 @@ def test_what_is_no_change_of_weights_is_refused_by_name(method, make_run):
 
 def test_a_linear_head_alone_is_exported_with_its_head(make_run, tmp_path, monkeypatch, capsys):
     run = make_run('linear', image_size=0)
-    monkeypatch.setattr(export, 'restore', lambda _: run)
+    monkeypatch.setattr(export, 'restore', lambda *_: run)
     out = tmp_path / 'w.safetensors'
     command = ['--workdir', 'x', '--out', str(out)]
     with pytest.raises(SystemExit):
