@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_prompt.core.printable import printable
 from jax_prompt.train.restore import Restored, restore
 
 _SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm'}
@@ -67,7 +68,7 @@ def main() -> None:
                 print(json.dumps(row))
                 continue
             shown = (f'{p["class"]} {100 * p["probability"]:.1f} %' for p in row['predictions'])
-            print(f'{row["image"]}\t' + '\t'.join(shown))
+            print('\t'.join(map(printable, (row['image'], *shown))))
     except (ValueError, FileNotFoundError) as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
