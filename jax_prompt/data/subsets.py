@@ -56,7 +56,10 @@ def per_class(labels: np.ndarray, k: int, seed: int) -> np.ndarray:
     for one in np.unique(labels):
         group = np.flatnonzero(labels == one)
         if k < 1 or len(group) < k:
-            raise ValueError(f'{k} examples a class; class {one} has {len(group)}: allowed 1 to it')
+            raise ValueError(
+                f'{k} examples a class were asked for, but class {one} has {len(group)}; allowed: '
+                f'1 to {len(group)}'
+            )
         drawn.append(rng.permutation(group)[:k])
     return np.sort(np.concatenate(drawn))
 
