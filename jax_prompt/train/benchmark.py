@@ -41,13 +41,13 @@ class Benchmark:
     """What is run.
 
     Attributes:
-      name: of the benchmark, 'vtab'; rows carry it.
-      tasks: what `RunConfig.data` takes, named tasks above all.
-      run: settings of every task; without `search` its `lr` and weight decays are taken.
-      seeds: of the runs; the first is the search's too.
-      num_prompts: P of tasks for which it is not `run.num_prompts`.
-      protocol_view: whether images are shown as a task's protocol has it (`Task.view`: resizing,
-        crop, mirroring, mean and standard deviation) instead of as `run` says.
+      name: name of the benchmark, 'vtab' for example; its rows have it.
+      tasks: the tasks; each is a value of a run's `data`, most often a named task.
+      run: settings of every task; without `search` a run takes its `lr` and weight decays.
+      seeds: seeds of the runs; the search takes the first of them.
+      num_prompts: number of prompts P of tasks that do not take `run.num_prompts`.
+      protocol_view: True shows images as the protocol of a task says (`Task.view`: resizing, crop,
+        mirroring, mean and standard deviation); False shows them as `run` says.
     """
 
     name: str

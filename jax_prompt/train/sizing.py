@@ -42,13 +42,13 @@ class Population:
     """How a search trains its candidates.
 
     Attributes:
-      size: most candidates side by side; 1: one after the other; 0: chosen from the memory budget,
-        and on CPU by speed.
-      memory_mb: what the program of a population may hold, in MB; 0: three quarters of an
+      size: largest number of candidates that train at once; 1: one after the other; 0: the search
+        chooses, by memory and on CPU by speed.
+      memory_mb: memory that the candidates of one program may take, in MB; 0: three quarters of an
         accelerator's memory, 4 GB on CPU.
-      rungs: epochs after which the worse candidates on val are dropped (successive halving,
-        Jamieson & Talwalkar, arXiv:1502.07943); (): none is.
-      eta: at a rung one in `eta` candidates goes on, rounded up.
+      rungs: epochs after which the candidates that are worse on val are dropped (successive
+        halving, Jamieson & Talwalkar, arXiv:1502.07943); (): no candidate is dropped.
+      eta: after each of these epochs one in `eta` candidates goes on, rounded up.
     """
 
     size: int = 0
