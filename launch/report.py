@@ -1,14 +1,15 @@
-"""Writes the report of a benchmark: tables, plots, and the papers' figures beside the measured.
+"""Writes the report of a benchmark: tables, plots, and the figures of the papers.
 
     python launch/report.py --results runs/results --benchmark vtab --out runs/report
 
-`--results` is a table of results (`jax_prompt/evals/rows.py`). Finished run directories become rows
-of it with `--collect`:
+`--results` is a table of results (`jax_prompt/evals/rows.py`). `--collect` adds finished run
+directories to it:
 
     python launch/report.py --results runs/results --collect runs/vtab/*/* --benchmark vtab
 
-Written are report.html (one page that needs nothing else), report.md, report.tex, report.csv, and,
-where matplotlib is installed (pip install 'jax-prompt[quickstart]'), each plot as .pdf and .png.
+The command writes report.html (one page that needs no other file), report.md, report.tex and
+report.csv. It also writes each plot as .pdf and .png if matplotlib is installed (pip install
+'jax-prompt[quickstart]').
 """
 
 import argparse

@@ -1,16 +1,17 @@
 """A benchmark: a method on many tasks, each searched on val, then trained with several seeds.
 
-A task's units are one search (train -> val, no image of test is read) and one run a seed, with the
-hyperparameters that the search chose, tested once. Any number of processes work on one folder and
-divide the units among them (`claims.py`); each can be killed at any point. A folder holds
+A task has two kinds of units: one search, and one run for each seed. The search trains on train and
+chooses on val; it reads no image of test. A run takes the hyperparameters that the search chose and
+is tested once. Any number of processes can share a folder and divide the units (`claims.py`). Each
+can be killed at any point. A folder holds
 
     rows/                                the table of results (`evals/rows.py`)
     runs/TASK/METHOD-BACKBONE-DIGEST/    what was asked of a task, by a digest of its settings
         search/run/chosen.json           what its search chose
         seed_42/run/                     a run directory; seed_42/failed/ of one that failed
 
-A unit's result is in the table before its directory gets its last name, so a unit that is done has
-its row, and one that is killed in between adds the same row again, which is the same file.
+The row of a unit is in the table before its directory gets its last name. So a unit that is done
+has its row. A process that is killed in between adds the same row again, and that is the same file.
 """
 
 import json
@@ -60,9 +61,9 @@ class Benchmark:
     def __post_init__(self):
         folders = [_slug(task) for task in self.tasks]
         if not self.tasks or len(set(folders)) < len(folders):
-            raise ValueError(f'tasks are {self.tasks}; at least one, each once')
+            raise ValueError(f'tasks are {self.tasks}; give at least one, each once')
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f'seeds are {self.seeds}; at least one, each once')
+            raise ValueError(f'seeds are {self.seeds}; give at least one, each once')
         for task in self.tasks:
             path = Path(task).expanduser()
             if not (named_task(task) or task.startswith('tfds:') or path.exists()):
