@@ -10,8 +10,8 @@ can be killed at any point. A folder holds
         search/run/chosen.json           what its search chose
         seed_42/run/                     a run directory; seed_42/failed/ of one that failed
 
-The row of a unit is in the table before its directory gets its last name. So a unit that is done
-has its row. A process that is killed in between adds the same row again, and that is the same file.
+A unit's result is in the table before its directory gets its last name, so a unit that is done has
+its row, and one that is killed in between adds the same row again, which is the same file.
 """
 
 import json

@@ -29,10 +29,9 @@ class RunConfig:
     Attributes:
       data: a named task such as 'vtab/dtd' or 'fewshot8/food101', a folder, a packed .npz, or
         'tfds:NAME' (docs/data.md).
-      backbone: `arch` or `arch.tag` of the table of backbones (docs/weights.md).
-      weights: a checkpoint file; '': the file that the table names (the small backbones that ship
-        with the package need none).
-      method: a method of the table of methods, or several joined by '+' (docs/methods.md).
+      backbone: `arch` or `arch.tag` of the table.
+      weights: a checkpoint file; '': where the table finds it (the embedded default needs none).
+      method: a row of `methods.METHODS`.
       num_prompts: number of prompts P, for methods with prompts; a search with `search_num_prompts`
         ignores it.
       image_size: side of the images in pixels; 0: that of the backbone.

@@ -1,4 +1,4 @@
-"""Makes a classifier from a finished run directory, for evaluation and prediction."""
+"""From a finished run directory back to a classifier: for evaluation and prediction."""
 
 import json
 from collections.abc import Sequence
@@ -30,9 +30,8 @@ class Restored:
       config: its configuration, with the number of prompts that a search chose.
       result: the content of its result.json.
       program: maps stored images to logits.
-      trainable: the trained parameters after the last epoch, or their moving average if the run
-        kept one.
-      frozen: the other parameters.
+      trainable: what was trained (the last epoch's, or its average where one was kept).
+      frozen: the rest.
     """
 
     config: RunConfig
