@@ -197,7 +197,7 @@ def main() -> None:
         '--collect', type=Path, nargs='*', default=[], help='finished run directories to add'
     )
     args = parser.parse_args()
-    groups = None
+    groups: papers.Groups | None = None
     if args.groups:
         read = json.loads(args.groups.read_text(encoding='utf-8'))
         groups = {name: tuple(tasks) for name, tasks in read.items()}

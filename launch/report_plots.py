@@ -84,9 +84,9 @@ def _draw_points(figure: Any, axes: Any, scatter: Scatter) -> None:
     spots = place_labels(points, places, across * ends.x1 - 4, HEIGHT - down * ends.y0)
     for point, spot in zip(points, spots, strict=True):
         if spot is not None:
-            colour = 'C1' if point.paper else LIGHT[style(point.number)[0]]
-            name, at_ = point.short.replace('$', r'\$'), (spot[0] / WIDTH, 1 - spot[1] / HEIGHT)
-            axes.annotate(name, at_, xycoords='figure fraction', fontsize=7, color=colour)
+            ink = 'C1' if point.paper else LIGHT[style(point.number)[0]]
+            name, corner = point.short.replace('$', r'\$'), (spot[0] / WIDTH, 1 - spot[1] / HEIGHT)
+            axes.annotate(name, corner, xycoords='figure fraction', fontsize=7, color=ink)
 
 
 def _log_of(axes: Any, pixel: float) -> float:

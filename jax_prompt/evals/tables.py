@@ -175,8 +175,8 @@ def _cost(lines: Sequence[Line]) -> Table:
         for line in lines
     ]
     head = ('method', 'backbone', 'weights', 'seconds a run', 'images/s', 'peak memory (MB)')
-    notes = (f'Means over all tasks and seeds; {HOLE} where a task is missing.',)
-    notes += _mixed(lines, lambda line: (line.seconds,))
+    told = f'Means over all tasks and seeds; {HOLE} if a task is missing.'
+    notes = (told, *_mixed(lines, lambda line: (line.seconds,)))
     return Table('cost', 'Measured: time and memory', head, tuple(body), notes)
 
 
@@ -185,17 +185,19 @@ def _beside(ours: Sequence[Line], papers: Sequence[Line], groups: Groups) -> Tab
     for line in ours:
         for paper in papers:
             pairs = [(line.groups[g].mean, paper.groups[g].mean) for g in groups]
+            marks = [MIXED if line.groups[g].mixed else '' for g in groups]
             if paper.ours != line.label or all(None in pair for pair in pairs):
                 continue
             cells = [
                 HOLE
                 if mine is None or theirs is None
-                else f'{mine:.2f} / {theirs:.2f} ({mine - theirs:+.2f})'
-                for mine, theirs in pairs
+                else f'{mine:.2f}{mark} / {theirs:.2f} ({mine - theirs:+.2f})'
+                for (mine, theirs), mark in zip(pairs, marks, strict=True)
             ]
             body.append((*_name(line), f'{paper.label}, {paper.paper}, {paper.weights}', *cells))
     head = ('method', 'backbone', 'weights', 'paper', *groups)
-    notes = ('Measured / printed (difference); mind backbone and pretraining.',)
+    told = 'Measured / printed (difference). Backbone and pretraining may differ.'
+    notes = (told, *_mixed(ours, lambda line: line.groups.values()))
     return Table('beside', 'Measured beside printed', head, tuple(body), notes)
 
 
