@@ -1,4 +1,4 @@
-"""What training starts from: for each number of prompts of a run its program and initial values."""
+"""The program and the initial values of a run, for each of its numbers of prompts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
