@@ -1,12 +1,12 @@
 """Computes a batch in parts: the gradients of micro-batches are summed.
 
-The trained parameters are few, so summing their gradients costs nothing. Only the activations of one
-part are in memory at a time. On a CPU they then fit the caches: a batch of 32 in parts of 4 trains
-faster than at once and takes a fraction of the memory (`docs/performance.md`). On other devices,
-parts make a batch fit that is too large otherwise. `train/memory.py` chooses.
+The trained parameters are few, so summing their gradients costs nothing. Only the activations of
+one part are in memory at a time. On a CPU they then fit the caches: a batch of 32 in parts of 4
+trains faster than at once and takes a fraction of the memory (`docs/performance.md`). On other
+devices, parts make a batch fit that is too large otherwise. `train/memory.py` chooses.
 
-The loss is a sum over images divided by the batch's weight. So the sum over parts equals that of the
-whole batch, except for the order of additions. Dropout and stochastic depth draw other masks,
+The loss is a sum over images divided by the batch's weight. So the sum over parts equals that of
+the whole batch, except for the order of additions. Dropout and stochastic depth draw other masks,
 because each part has a key of its own.
 """
 

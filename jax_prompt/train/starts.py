@@ -26,7 +26,7 @@ from jax_prompt.train.step import Program
 
 @dataclass
 class Start:
-    """What a training with some number of prompts starts from: what its own run would.
+    """The initial state of a training with P prompts. It equals that of a run with only that P.
 
     Attributes:
       program: starts from the image.
