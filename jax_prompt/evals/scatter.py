@@ -183,8 +183,8 @@ def log_ticks(low: float, high: float) -> list[float]:
 
     Powers of ten are enough where the axis is long. A shorter one has 1-2-5, then equal steps.
 
-    >>> log_ticks(-2.2, 0.2), log_ticks(0.0, 0.6)
-    ([0.01, 0.1, 1.0], [1.0, 2.0, 3.0])
+    >>> log_ticks(-2.2, 0.2), log_ticks(0.0, 0.5)
+    ([0.01, 0.1, 1.0], [1.0, 1.5, 2.0, 2.5, 3.0])
     """
     decades = range(math.floor(low), math.ceil(high) + 1)
     for steps in ((1,), (1, 2, 5)):
