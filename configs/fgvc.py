@@ -1,14 +1,14 @@
-"""FGVC: five fine-grained tasks, searched on val, trained on train, tested once a seed.
+"""FGVC: five fine-grained tasks. Each is searched on val, trained on train, tested once a seed.
 
     python launch/benchmark.py --config configs/fgvc.py:method=vpt_deep,backbone=vit_b16_224 \
         --config.run.weights=FILE --results runs/fgvc
 
-Where a set has no val, a tenth of its train is drawn once for all seeds; the papers' results are of
-runs on the other nine tenths, and so are these. `protocol=vpt` is that of Visual Prompt Tuning
-(Jia et al. 2022, arXiv:2203.12119), as in configs/vtab.py: SGD, 40 candidates, prompts of
-`vpt_deep` by task. `protocol=adamw`, the default, is smaller. Images are shown as the rows of
-`jax_prompt/data/fgvc.py` say: a random window and mirroring in training. No accuracy has been
-measured with this config.
+If a set has no val, a tenth of its train becomes val. This tenth is drawn once for all seeds. Runs
+train on the other nine tenths, as in the papers. `protocol=vpt` is the protocol of Visual Prompt
+Tuning (Jia et al. 2022, arXiv:2203.12119), as in configs/vtab.py: SGD, 40 candidates, and a number
+of prompts for each task with `vpt_deep`. `protocol=adamw`, the default, is smaller. The rows of
+`jax_prompt/data/fgvc.py` say how images are shown: training takes a random window and mirrors it.
+No accuracy has been measured with this config.
 """
 
 from ml_collections import ConfigDict

@@ -1,13 +1,14 @@
-"""LION by the paper's recipe; for tuning your own images take `configs/tune.py:method=lion`.
+"""LION with the paper's recipe. To tune your own images, use `configs/tune.py:method=lion`.
 
     python launch/train.py --config configs/lion.py:backbone=vit_b16_224 \
         --config.data=FOLDER_OR_NPZ --config.weights=FILE --workdir DIR
 
 Wang et al., "LION: Implicit Vision Prompt Tuning" (AAAI 2024), sections 4.3 and 4.5: Adam with a
 momentum of .9, batch 64, learning rate 1e-5, tau .4, one layer. The paper names neither epochs nor
-a schedule; 100 epochs of a cosine stand here. At 1e-5 little is to be expected before some ten
-thousand steps: this config documents the recipe, its accuracy has not been measured here. Eq. 11
-is taken literally (`shrink=1`) but for its end at 0, see docs/deviations.md.
+a schedule, so this config takes 100 epochs and a cosine. With a learning rate of 1e-5, expect
+little before some ten thousand steps. This config documents the recipe; its accuracy has not been
+measured. It follows eq. 11 literally (`shrink=1`), except that parameters stop at 0
+(docs/deviations.md).
 """
 
 from jax_prompt.train.config import RunConfig, parse_arg, to_config_dict

@@ -1,11 +1,11 @@
-"""The offline suite: the shipped `vit_micro` on tasks made on the spot, nothing downloaded.
+"""The offline suite: the shipped `vit_micro` on tasks that are made locally. It downloads nothing.
 
     python launch/train.py --config configs/offline.py:task=count,method=vpt_deep --workdir DIR
 
-Tasks: `digits` (handwritten), `shapes` (what), `count` (how many), `position` (where the light
-falls), `orientation` (which way stripes run), `distance` (how far); see `jax_prompt/data/tasks.py`.
-The learning rate is chosen on the validation split, then the method is trained on train + val and
-tested once. `configs/quickstart.py` is shorter and does not choose.
+Tasks: `digits` (handwritten digits), `shapes` (which shape), `count` (how many balls are warm),
+`position` (where the light lies), `orientation` (which way stripes run), `distance` (how far a ball
+is); see `jax_prompt/data/tasks.py`. The run chooses the learning rate on the validation split. Then
+it trains on train + val and tests once. `configs/quickstart.py` is faster: it skips the choice.
 """
 
 from jax_prompt.data.tasks import find_task

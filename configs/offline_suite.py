@@ -1,9 +1,9 @@
-"""The offline suite as one benchmark: the shipped `vit_micro` on six tasks made on the spot.
+"""The offline suite as one benchmark: the shipped `vit_micro` on six tasks that are made locally.
 
     python launch/benchmark.py --config configs/offline_suite.py:method=vpt_deep --results DIR
 
-The settings are those of configs/offline.py, which runs one of these tasks with one seed: the
-learning rate is chosen on val, then the method is trained on train + val with three seeds.
+The settings are those of configs/offline.py, which runs one of these tasks with one seed. The
+benchmark chooses the learning rate on val. Then it trains on train + val with three seeds.
 """
 
 from dataclasses import replace

@@ -3,8 +3,8 @@
     python launch/benchmark.py --config configs/packs.py:method=vpt_deep,backbone=vit_ti16_224 \
         --config.tasks="('flowers.npz','textures/')" --config.run.weights=FILE --results DIR
 
-A task is whatever a run's `data` takes: a packed .npz, a folder of class subfolders, 'tfds:NAME'.
-The settings are those of configs/tune.py, which runs one of them with one seed.
+A task is any value of a run's `data`: a packed .npz, a folder of class subfolders, 'tfds:NAME'. The
+settings are those of configs/tune.py, which runs one task with one seed.
 """
 
 from dataclasses import replace

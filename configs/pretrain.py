@@ -1,10 +1,10 @@
-"""Pretrain a small backbone from random weights, as the package ships three.
+"""Pretrain a small backbone from random weights. The package ships three that were made so.
 
     python launch/train.py --config configs/pretrain.py:backbone=swin_micro \
         --config.data=tiny_imagenet32.npz --workdir DIR
 
-`data` is any classification set of small images (the shipped weights saw Tiny-ImageNet at 32 px).
-A ViT leaves out half of the patches of each image, which halves the work.
+`data` is any classification set of small images. The shipped weights were trained on Tiny-ImageNet
+at 32 px. A ViT leaves out half of the patches of each image; this halves the work.
 """
 
 from jax_prompt.backbones.table import lookup

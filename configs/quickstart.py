@@ -1,11 +1,11 @@
-"""Five methods on two tasks with the shipped `vit_micro`, nothing downloaded.
+"""Five methods on two tasks with the shipped `vit_micro`. It downloads nothing.
 
     python launch/train.py --config configs/quickstart.py:task=digits,method=spt_deep --workdir DIR
 
-Tasks: `digits`, `orientation`, and the others of `configs/offline.py`. A run trains 800 images
-once, by a learning rate that was chosen on the validation splits beforehand.
-`search=True` repeats the choice. On one core `vpt_deep` took 24 seconds on digits and 40 on
-`orientation`, imports and compilation included.
+Tasks: `digits`, `orientation`, and the others of `configs/offline.py`. A run trains once on 800
+images. Its learning rate was chosen on the validation splits beforehand; `search=True` repeats that
+choice. On one core `vpt_deep` took 24 seconds on `digits` and 40 on `orientation`, including
+imports and compilation.
 """
 
 from dataclasses import replace

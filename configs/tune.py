@@ -4,8 +4,8 @@
         --config.data=FOLDER_OR_NPZ --config.weights=FILE --workdir DIR
 
 The data is a folder of class subfolders (with or without train / val / test above them), a packed
-.npz, or 'tfds:NAME'. The learning rate is chosen on the validation split among `search_lrs`, then
-the method is trained on train + val and tested once.
+.npz, or 'tfds:NAME'. The run chooses the learning rate among `search_lrs` on the validation split.
+Then it trains on train + val and tests once.
 """
 
 from jax_prompt.methods import get_method

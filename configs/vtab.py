@@ -1,17 +1,19 @@
-"""VTAB-1k: 19 tasks, searched on train800 -> val200, trained on the 1000, tested once a seed.
+"""VTAB-1k: 19 tasks. Each is searched on val (800 images train, 200 validate), trained on all 1000
+images, and tested once a seed.
 
     python launch/benchmark.py --config configs/vtab.py:method=vpt_deep,backbone=vit_b16_224 \
         --config.run.weights=FILE --results runs/vtab
 
-`protocol=vpt` is that of Visual Prompt Tuning (Jia et al. 2022, arXiv:2203.12119, and its released
-code): SGD with momentum .9, 100 epochs, 10 of them warm-up, a cosine that moves once an epoch,
-batch 64 (`linear`: 1024); learning rates for a batch of 256, scaled by batch / 256, times weight
-decays; prompts of `vpt_deep` by task; the last epoch's accuracy on val decides. Its seeds are 42,
-44, 82, 100 and 800; papers report the mean of three, as here. `protocol=adamw`, the default, is
-smaller: AdamW, 4 x 2 candidates, 10 prompts.
+`protocol=vpt` is the protocol of Visual Prompt Tuning (Jia et al. 2022, arXiv:2203.12119, and its
+released code): SGD with momentum .9, 100 epochs, 10 of them warm-up, a cosine that moves once an
+epoch, and batch 64 (`linear`: 1024). Its grid is learning rates times weight decays; the learning
+rates are for a batch of 256 and are scaled by batch / 256. `vpt_deep` has a number of prompts for
+each task. The accuracy on val after the last epoch decides. The protocol's seeds are 42, 44, 82,
+100 and 800; papers report the mean of three, and so does this config. `protocol=adamw`, the
+default, is smaller: AdamW, 4 x 2 candidates, 10 prompts.
 
-Images are shown as VTAB's row in `jax_prompt/data/vtab.py` says. No accuracy has been measured with
-this config: the data of its tasks has to be prepared first (docs/data.md).
+`jax_prompt/data/vtab.py` says how images are shown. No accuracy has been measured with this config,
+as the data of its tasks must be prepared first (docs/data.md).
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """The one table of methods, and their combinations.
 
-What a row says is `core.method.Method`. `a+b` combines rows: prompts and LoRA at once, say.
+A row is a `core.method.Method`. `a+b` combines rows, for example prompts and LoRA.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
 """Benchmark: python launch/benchmark.py --config configs/vtab.py:method=M,backbone=B --results DIR.
 
-Each task is searched on val, then trained with several seeds and tested once a seed; the table of
-what is done is printed at the end. Start it again to go on, in as many processes and on as many
-machines as share DIR; --list only shows how things stand. The exit code is 0 when all is done, 1
-when something failed or is to do, 2 for wrong input. docs/benchmark.md says the rest.
+Each task is searched on val, then trained with several seeds and tested once a seed. At the end the
+command prints the table of results. Start it again to go on. Any number of processes and machines
+can share DIR. --list only shows the state of each run. The exit code is 0 if all is done, 1 if a
+run failed or is to do, and 2 for wrong input. docs/benchmark.md says more.
 """
 
 import sys
@@ -20,12 +20,12 @@ from jax_prompt.train.runner import Runner
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'A file with get_config(arg).')
 _RESULTS = flags.DEFINE_string('results', None, 'The folder that all processes share.')
 _LIST = flags.DEFINE_boolean('list', False, 'Show what is done, failed and to do; run nothing.')
-_RETRY = flags.DEFINE_boolean('retry_failed', False, 'Do again what failed before.')
-_QUIET = flags.DEFINE_boolean('quiet', False, 'A line a run, without its epochs.')
+_RETRY = flags.DEFINE_boolean('retry_failed', False, 'Repeat runs that failed before.')
+_QUIET = flags.DEFINE_boolean('quiet', False, 'Print one line a run, without its epochs.')
 _DEAD = flags.DEFINE_float(
     'dead_seconds',
     DEAD_SECONDS,
-    'A process of another machine that is silent for so long is taken for gone.',
+    'Seconds of silence after which a process of another machine counts as gone.',
     lower_bound=1.0,
 )
 

@@ -3,7 +3,7 @@
     python launch/convert.py --weights ViT-B_16.npz --backbone vit_b16_224.google_in21k \
         --out vit_b16.safetensors --dtype float16
 
-Prints what was used, what was skipped and why, and the identity that results will carry.
+Prints which names were used, which were skipped and why, and the identity that results will have.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Draws what finished runs do inside: python launch/diagnose.py --workdir DIR --out FOLDER.
 
-Writes diagnostics.json and, as far as the method has them,
+Writes diagnostics.json, and these pictures if the method has what they show:
 
     nmi.png                 mutual information of prompts and patches, by layer and epoch
     cka.png                 similarity of each layer's prompts with each layer's patches
@@ -9,8 +9,8 @@ Writes diagnostics.json and, as far as the method has them,
     residuals.png           LION's solves, residual against step
     gates.png               the gates of gated VPT by epoch
 
-See docs/diagnostics.md. Several runs are compared in one nmi.png and have a folder each for the
-rest. "By epoch" needs runs with --config.engine.snapshot_every=1, pictures need matplotlib:
+See docs/diagnostics.md. Several runs share one nmi.png, and each has a folder for its other
+pictures. To see all epochs, train with --config.engine.snapshot_every=1. Pictures need matplotlib:
 pip install 'jax-prompt[quickstart]'.
 """
 

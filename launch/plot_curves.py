@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jax_prompt.core.json_file import load_object
+from jax_prompt.core.printable import printable
 from jax_prompt.door import enter, user_path
+from jax_prompt.evals.marks import LIGHT, style
 from jax_prompt.train.log import read_metrics
 
 Run = tuple[dict[str, Any], list[dict[str, Any]]]
@@ -60,9 +62,9 @@ def table(results: list[dict[str, Any]]) -> str:
     for result in results:
         rows.append(
             (
-                task_of(result),
-                result['method'],
-                f'{100 * result["test_accuracy"]:.2f} %',
+                printable(task_of(result)),
+                printable(result['method']),
+                _percent(result['test_accuracy'], 2),
                 f'{result["num_trainable"]:,}',
                 f'{result["num_trainable_head"]:,}',
                 f'{result["seconds_total"]:.1f}',
@@ -78,10 +80,11 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def plot(runs: list[Run], out: Path) -> None:
-    """Draws a panel a task: validation accuracy (without it, training accuracy) as runs go on.
+    """Draws a panel a task: accuracy as runs go on.
 
     Runs have different numbers of epochs, so the axis is the share of a run's training that is
-    done. The legend gives the test accuracies, best first.
+    done. Lines are validation accuracy. A run without it is a dashed line of its training accuracy,
+    and the axis says so. The legend gives the test accuracies, best first.
     """
     import matplotlib
 
@@ -89,40 +92,95 @@ def plot(runs: list[Run], out: Path) -> None:
     import matplotlib.pyplot as plt
 
     tasks = by_task(runs)
-    colours = {name: f'C{i}' for i, name in enumerate(dict.fromkeys(r['method'] for r, _ in runs))}
+    shown = [key for members in tasks.values() for key in keys([r for r, _ in members])]
+    styles = {key: style(i) for i, key in enumerate(dict.fromkeys(shown))}
     width = 4.6 * len(tasks) + 0.4
     figure, axes = plt.subplots(
         1, len(tasks), figsize=(width, 4.2), layout='constrained', squeeze=False
     )
     for panel, (task, members) in zip(axes[0], tasks.items(), strict=True):
-        for result, epochs in sorted(members, key=lambda run: -run[0]['test_accuracy']):
-            _curve(panel, result, epochs, colours[result['method']])
+        drawn = dict.fromkeys(name for _, epochs in members if (name := measured(epochs)))
+        looks = [styles[key] for key in keys([result for result, _ in members])]
+        names = labels([result for result, _ in members])
+        order = sorted(zip(members, names, looks, strict=True), key=lambda one: -_test(one[0][0]))
+        for (_, epochs), name, look in order:
+            _curve(panel, epochs, name, look)
         chance = 100 / len(members[0][0]['classes'])
         panel.axhline(chance, color='0.6', linestyle=':', linewidth=1.2)
         panel.annotate('chance', (100, chance), ha='right', va='bottom', color='0.5', fontsize=8)
-        panel.set(xlabel='training done in %', title=task, xlim=(0, 100), ylim=(0, 102))
+        panel.set(xlabel='training done in %', title=printable(task), xlim=(0, 102), ylim=(0, 102))
+        panel.set_ylabel(_axis(list(drawn)))
         panel.grid(alpha=0.25)
         panel.spines[['top', 'right']].set_visible(False)
         panel.legend(title='test accuracy', fontsize=9, title_fontsize=9, framealpha=0.85)
-    axes[0, 0].set_ylabel('validation accuracy in %')
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
     plt.close(figure)
 
 
-def _curve(panel: Any, result: dict[str, Any], epochs: list[dict[str, Any]], colour: str) -> None:
-    """Draws a run's line; dashed where only training accuracy is known."""
-    measured = [row for row in epochs if row.get('val_accuracy') is not None]
-    key = 'val_accuracy' if measured else 'train_accuracy'
-    last = epochs[-1]['epoch']
+def measured(epochs: list[dict[str, Any]]) -> str:
+    """Returns what a run's line shows: 'val_accuracy', else 'train_accuracy', '' for no epochs."""
+    if any(row.get('val_accuracy') is not None for row in epochs):
+        return 'val_accuracy'
+    return 'train_accuracy' if epochs else ''
+
+
+def keys(results: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Returns the method of each run of a panel, and which of its runs there it is, from 0."""
+    methods = [result['method'] for result in results]
+    return [(method, methods[:i].count(method)) for i, method in enumerate(methods)]
+
+
+def labels(results: list[dict[str, Any]]) -> list[str]:
+    """Names the runs of a panel with their test accuracy; runs of one method by their seeds too."""
+    names = []
+    for (method, place), result in zip(keys(results), results, strict=True):
+        seeds = [one.get('seed') for one in results if one['method'] == method]
+        which = ''
+        if len(seeds) > 1:
+            several = len(set(seeds)) < len(seeds)
+            which = f', run {place + 1}' if several else f', seed {result.get("seed")}'
+        names.append(printable(f'{method}{which}  {_percent(result["test_accuracy"], 1)}'))
+    return names
+
+
+def _percent(value: float | None, digits: int) -> str:
+    return 'no test split' if value is None else f'{100 * value:.{digits}f} %'
+
+
+def _test(result: dict[str, Any]) -> float:
+    return -1.0 if result['test_accuracy'] is None else result['test_accuracy']
+
+
+def _axis(drawn: list[str]) -> str:
+    if drawn == ['train_accuracy']:
+        return 'training accuracy in %'
+    if len(drawn) > 1:
+        return 'accuracy in % (solid: validation, dashed: training)'
+    return 'validation accuracy in %'
+
+
+def _curve(panel: Any, epochs: list[dict[str, Any]], name: str, look: tuple[int, str]) -> None:
+    """Draws a run's line; dashed where only training accuracy is known, a mark for one epoch."""
+    key = measured(epochs)
+    points = [
+        (100 * row['epoch'] / epochs[-1]['epoch'], 100 * row[key])
+        for row in epochs
+        if row.get(key) is not None
+    ]
+    colour, shape = look
     panel.plot(
-        [100 * row['epoch'] / last for row in measured or epochs],
-        [100 * row[key] for row in measured or epochs],
-        color=colour,
-        linestyle='-' if measured else '--',
+        [x for x, _ in points],
+        [y for _, y in points],
+        color=LIGHT[colour],
+        linestyle='--' if key == 'train_accuracy' else '-',
         linewidth=1.8,
-        label=f'{result["method"]}  {100 * result["test_accuracy"]:.1f} %'
-        + ('' if measured else ' (line: training)'),
+        # One epoch has no line, and methods of one colour differ in their marks.
+        marker=shape,
+        markevery=None if len(points) == 1 else [len(points) - 1],
+        markersize=5,
+        clip_on=False,
+        label=name if points else f'{name} (no epochs recorded)',
     )
 
 

@@ -1,30 +1,35 @@
-"""Writes the report of a benchmark: tables, plots, and the papers' figures beside the measured.
+"""Writes the report of a benchmark: tables, plots, and the figures of the papers.
 
     python launch/report.py --results runs/results --benchmark vtab --out runs/report
 
-`--results` is a table of results (`jax_prompt/evals/rows.py`). Finished run directories become rows
-of it with `--collect`:
+`--results` is a table of results (`jax_prompt/evals/rows.py`). `--collect` adds finished run
+directories to it:
 
     python launch/report.py --results runs/results --collect runs/vtab/*/* --benchmark vtab
 
-Written are report.html (one page that needs nothing else), report.md, report.tex, report.csv, and,
-where matplotlib is installed (pip install 'jax-prompt[quickstart]'), each plot as .pdf and .png.
+The command writes report.html (one page that needs no other file), report.md, report.tex and
+report.csv. It also writes each plot as .pdf and .png if matplotlib is installed (pip install
+'jax-prompt[quickstart]').
 """
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from report_plots import draw
+
 from jax_prompt.core.files import whole_file
+from jax_prompt.core.printable import printable
 from jax_prompt.door import enter, user_path
 from jax_prompt.evals import papers, rows
 from jax_prompt.evals.collect import from_workdir
+from jax_prompt.evals.escape import for_markdown
 from jax_prompt.evals.page import to_html
 from jax_prompt.evals.published import published
 from jax_prompt.evals.report import belonging, measured
-from jax_prompt.evals.scatter import HEIGHT, WIDTH, Scatter, make_scatters, place_labels
+from jax_prompt.evals.scatter import make_scatters
+from jax_prompt.evals.settings import by_settings
 from jax_prompt.evals.tables import make_tables, to_csv, to_latex, to_markdown
 
 
@@ -52,20 +57,14 @@ def write_report(
     Raises:
       ValueError: the benchmark is unknown and no groups are given, or no row belongs to it.
     """
-    if groups is None:
-        if benchmark not in papers.BENCHMARKS:
-            raise ValueError(
-                f'benchmark is {benchmark!r}; allowed: {sorted(papers.BENCHMARKS)}, or any name '
-                'with --groups'
-            )
-        groups = papers.BENCHMARKS[benchmark]
+    groups = find_groups(results, benchmark, groups)
     table = rows.read(results)
     own = belonging(table.rows, groups, benchmark)
     ours = measured(own, groups, accuracy=accuracy, reference=reference)
     if not ours:
         raise ValueError(
             f'{results} holds {len(table.rows)} rows, none of a task of {benchmark}; its tasks: '
-            f'{[task for names in groups.values() for task in names]}'
+            f'{[task for names in groups.values() for task in names]}. {_in_rows(table.rows)}'
         )
     beside = published(papers.load(), groups, benchmark)
     tables = make_tables(ours, beside, groups, reference)
@@ -73,12 +72,85 @@ def write_report(
     out.mkdir(parents=True, exist_ok=True)
     intro = _intro(own, accuracy)
     _write(out / 'report.html', to_html(f'Report: {benchmark}', intro, tables, scatters))
-    head = [f'# Report: {benchmark}\n', *(f'{text}\n' for text in intro)]
+    head = [f'# Report: {for_markdown(benchmark)}\n', *(f'{for_markdown(x)}\n' for x in intro)]
     _write(out / 'report.md', '\n'.join([*head, *map(to_markdown, tables)]))
     _write(out / 'report.tex', '\n'.join(map(to_latex, tables)))
     _write(out / 'report.csv', to_csv([*ours, *beside]))
     draw(scatters, out)
-    return _known(table)
+    return [*_known(table), *_mixed(table.rows, groups, benchmark)]
+
+
+def find_groups(results: Path, benchmark: str, groups: papers.Groups | None) -> papers.Groups:
+    """Returns the groups of a benchmark: those given, or the papers'.
+
+    Raises:
+      ValueError: the benchmark is none of the papers' and no groups are given. The message lists
+        the benchmarks that the rows name.
+    """
+    if groups is not None:
+        return groups
+    if benchmark in papers.BENCHMARKS:
+        return papers.BENCHMARKS[benchmark]
+    found = rows.read(results).rows if results.is_dir() else ()
+    raise ValueError(
+        f'benchmark is {benchmark!r}; allowed: {sorted(papers.BENCHMARKS)}, or any name with '
+        f'--groups FILE. {_in_rows(found)}'
+    )
+
+
+def _in_rows(found: Sequence[rows.Row]) -> str:
+    """Lists the benchmarks that rows name, with the groups file that shows the first."""
+    tasks: dict[str, list[str]] = {}
+    for row in found:
+        tasks.setdefault(row.benchmark, []).append(row.task)
+    if not tasks:
+        return 'There are no rows'
+    named = [f'{name or "no benchmark"} ({len(own)} rows)' for name, own in tasks.items()]
+    first = next((name for name in tasks if name and name not in papers.BENCHMARKS), '')
+    short = [task.removeprefix(f'{first}/') for task in tasks.get(first, ())]
+    example = json.dumps({first: list(dict.fromkeys(short))}, ensure_ascii=False)
+    way = f'. For {first}: --benchmark {first} --groups FILE, where FILE holds {example}'
+    return f'The rows are of: {", ".join(named)}{way if first else ""}'
+
+
+def collect(
+    results: Path, workdirs: Sequence[Path], benchmark: str, groups: papers.Groups
+) -> list[str]:
+    """Adds finished run directories to a table of results, all of them or, on an error, none.
+
+    Returns:
+      The runs that were left out, as their tasks are not in the benchmark.
+
+    Raises:
+      FileNotFoundError, ValueError: a run is not finished, or has no test split.
+    """
+    found = [(workdir, from_workdir(workdir, benchmark=benchmark)) for workdir in workdirs]
+    left_out = []
+    for workdir, row in found:
+        if belonging([row], groups, benchmark):
+            rows.append(results, row)
+        else:
+            left_out.append(f'left out: {workdir}: {benchmark} has no task {row.task!r}')
+    return left_out
+
+
+def _mixed(found: Sequence[rows.Row], groups: papers.Groups, benchmark: str) -> list[str]:
+    """Tells which files hold the runs of a cell that is a hole because their settings differ."""
+    cells: dict[tuple[str, ...], list[rows.Row]] = {}
+    for row in found:
+        if row.status == 'done' and belonging([row], groups, benchmark):
+            weights = str(row.weights.get('sha256', ''))
+            cells.setdefault((row.label, row.task, row.backbone, weights), []).append(row)
+    lines = []
+    for (label, task, *_), own in cells.items():
+        kinds = by_settings(own)
+        for settings, part in kinds.items() if len(kinds) > 1 else ():
+            names = ', '.join(f'{row.run_id}-*.json' for row in part)
+            lines.append(
+                f'mixed: {label}, {task}: {len(part)} of {len(own)} runs have {settings}. To '
+                f'report the others, move these rows away: {names}'
+            )
+    return lines
 
 
 def _intro(own: Sequence[rows.Row], accuracy: str) -> list[str]:
@@ -108,47 +180,6 @@ def _known(table: rows.Table) -> list[str]:
     ]
 
 
-def draw(scatters: Sequence[Scatter], out: Path) -> None:
-    """Draws the plots as .pdf and .png, where matplotlib is installed."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        print("no .pdf and .png plots: pip install 'jax-prompt[quickstart]'", file=sys.stderr)
-        return
-    matplotlib.use('agg')
-    import matplotlib.pyplot as plt
-
-    for scatter in scatters:
-        figure, axes = plt.subplots(figsize=(6.5, 4), layout='constrained')
-        for kind, marker, colour in (('papers', 's', 'C1'), ('measured', 'o', 'C0')):
-            points = [p for p in scatter.points if bool(p.paper) == (kind == 'papers')]
-            if not points:
-                continue
-            xs, ys = [p.x for p in points], [p.y for p in points]
-            spread = [p.sd or 0.0 for p in points]
-            fill = {} if kind == 'measured' else {'markerfacecolor': 'none', 'elinewidth': 0}
-            size = 4 if kind == 'measured' else 7
-            axes.errorbar(
-                xs, ys, spread, fmt=marker, color=colour, markersize=size, label=kind, **fill
-            )
-        axes.set(xlabel=scatter.x_name, ylabel=scatter.y_name, xscale='log')
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-        axes.margins(0.08)
-        figure.canvas.draw()  # the layout is settled, so labels can be placed
-        across, down = (n / side for n, side in zip((WIDTH, HEIGHT), figure.bbox.size, strict=True))
-        pixels = axes.transData.transform([(p.x, p.y) for p in scatter.points])
-        places = [(across * x, HEIGHT - down * y) for x, y in pixels]
-        for point, spot in zip(scatter.points, place_labels(scatter.points, places), strict=True):
-            if spot is not None:
-                name = point.short.replace('$', r'\$')
-                at = (spot[0] / WIDTH, 1 - spot[1] / HEIGHT)
-                axes.annotate(name, at, xycoords='figure fraction', fontsize=7)
-        for suffix in ('pdf', 'png'):
-            figure.savefig(out / f'{scatter.name}.{suffix}', dpi=150)
-        plt.close(figure)
-
-
 def _write(path: Path, text: str) -> None:
     with whole_file(path) as file:
         file.write(text.encode())
@@ -169,16 +200,17 @@ def main() -> None:
         '--collect', type=user_path, nargs='*', default=[], help='finished run directories to add'
     )
     args = parser.parse_args()
-    for workdir in args.collect:
-        rows.append(args.results, from_workdir(workdir, benchmark=args.benchmark))
-    groups = None
+    groups: papers.Groups | None = None
     if args.groups:
         read = json.loads(args.groups.read_text(encoding='utf-8'))
         groups = {name: tuple(tasks) for name, tasks in read.items()}
-    for line in write_report(
+    groups = find_groups(args.results, args.benchmark, groups)
+    said = collect(args.results, args.collect, args.benchmark, groups)
+    said += write_report(
         args.results, args.out, args.benchmark, groups, args.accuracy, args.reference
-    ):
-        print(line)
+    )
+    for line in said:
+        print(printable(line))
     print(f'report: {args.out / "report.html"}')
 
 

@@ -2,8 +2,8 @@
 
 `--config X --help` lists every key of a config with its value and what it means.
 
-All devices of this machine take part. With --distributed, and started once in each process, those
-of all processes: launch/slurm.sh, launch/tpu_vm.sh and docs/scaling.md.
+The run uses all devices of this machine. With --distributed it uses those of several processes;
+start the command once in each of them (launch/slurm.sh, launch/tpu_vm.sh and docs/scaling.md).
 """
 
 import sys
@@ -28,15 +28,15 @@ _DISTRIBUTED = flags.DEFINE_boolean(
     'distributed',
     False,
     'Join the other processes of this run. SLURM, Open MPI, TPU pods and Kubernetes say where they '
-    'are; elsewhere the next three flags do.',
+    'are; in other places give the next three flags.',
 )
 _COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0.')
-_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Processes of the run.')
-_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes of the run.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Number of this process, from 0.')
 _HEARTBEAT = flags.DEFINE_integer(
     'heartbeat_seconds',
     30,
-    'A process that is silent for so long is taken for lost.',
+    'Seconds of silence after which a process counts as lost.',
     lower_bound=2,
 )
 

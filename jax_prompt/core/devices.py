@@ -1,4 +1,4 @@
-"""What is known of devices: how many cores there are, where a layer's weights must be whole."""
+"""Facts about devices: the number of cores, and where a layer's weights must be whole."""
 
 import os
 from typing import Any

@@ -1,8 +1,8 @@
-"""Method: what the engine asks of a way to tune, and nothing of how it works.
+"""Method: what the engine needs to know about a way to tune, and not how it works.
 
-A method answers four questions: which tuner adds what, which backbone leaves train, whether the
-tuner is calibrated from the task's own data before training, and what wraps the optimizer. It also
-states its cut, the place before which nothing trainable acts.
+A method answers four questions: what the tuner adds, which backbone leaves train, whether the tuner
+is calibrated from the task's own data before training, and what wraps the optimizer. It also states
+its cut: the network before the cut has no trained parameter.
 """
 
 import difflib
@@ -47,13 +47,13 @@ class Method:
       summary: what it trains, in a line.
       tuner: makes the tuner from its options.
       fixed: options that define this method and can't be set.
-      trains: whether a backbone leaf trains, from its path below `backbone`, tuner and spec.
-      cut: the place before which nothing trainable acts, given the tuner.
+      trains: tells whether a backbone leaf trains, from its path below `backbone`, tuner and spec.
+      cut: tells where training starts: no trained parameter acts before this place.
       calibrated: whether the prompts start from the task's own tokens.
       pretrained: whether the backbone starts from pretrained weights.
-      transform: makes what wraps the optimizer, from its options, or None.
-      batch_statistics: whether batch norms normalise by the batch in training, and their running
-        statistics follow it; elsewhere both are constants of the backbone.
+      transform: makes the wrapper of the optimizer from its options; None: there is none.
+      batch_statistics: True lets batch norms normalise by the batch in training and update their
+        running statistics. False keeps them constant.
     """
 
     name: str

@@ -1,20 +1,19 @@
 """The tuner and its hooks: what a method adds beside the frozen backbone.
 
-A backbone calls the hooks at named places and knows nothing of who answers; a tuner overrides the
-few hooks that it needs and knows nothing of the backbone's insides. Hooks are pure functions of
-their inputs and of a `Place`, which holds this layer's slice of the tuner's parameters. A tuner's
-parameters are
+A backbone calls the hooks at named places and does not know which tuner answers. A tuner overrides
+the few hooks that it needs and does not know the inside of the backbone. Hooks are pure functions
+of their inputs and of a `Place`, which holds this layer's slice of the tuner's parameters. A
+tuner's parameters are
 
     {'shared': {...}, 'layers': {... leaves [L, ...]}}       (either may be missing)
 
-so that a backbone can scan its blocks: `layers` is scanned along with them. A tuner of some layers
-only says which (`layer_range`); its leaves are as long as that, and `Place.params` is {} elsewhere.
-Where a backbone has stages of unlike layers (Swin), `layers` holds a subtree for each, {'stage_00':
-leaves [L of the stage, ...], ...}; a tuner makes both forms alike (`Tuner.per_stage`).
+so that a backbone can scan its blocks and `layers` with them. A tuner that acts in some layers only
+says in which (`layer_range`). Its leaves have that length, and `Place.params` is {} in the other
+layers. If a backbone has stages whose layers differ (Swin), `layers` holds a subtree for each
+stage, {'stage_00': leaves [L of the stage, ...], ...}. `Tuner.per_stage` makes both forms.
 
-Tuners are frozen dataclasses, not modules: inside a scan an implicit parameter scope would be
-shared by all layers, and explicit trees are what the split, the optimizer and a population under
-`vmap` need anyway.
+Tuners are frozen dataclasses, not modules. Inside a scan all layers would share an implicit
+parameter scope. The split, the optimizer and a population under `vmap` need explicit trees anyway.
 """
 
 from collections.abc import Callable

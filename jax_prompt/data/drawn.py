@@ -35,7 +35,10 @@ def parse_subset(data: str) -> tuple[str, int, str] | None:
         return None
     kind, amount = match['kind'], int(match['amount'])
     if amount < 1 or (kind == 'fraction' and amount > 100):
-        raise ValueError(f'{data!r}: allowed are fewshot1 and more, fraction1 to 100, longtail1 on')
+        raise ValueError(
+            f'data is {data!r}; allowed: fewshotN and longtailN with N of at least 1, fractionN '
+            'with N from 1 to 100'
+        )
     return kind, amount, match['data']
 
 

@@ -56,7 +56,10 @@ def per_class(labels: np.ndarray, k: int, seed: int) -> np.ndarray:
     for one in np.unique(labels):
         group = np.flatnonzero(labels == one)
         if k < 1 or len(group) < k:
-            raise ValueError(f'{k} examples a class; class {one} has {len(group)}: allowed 1 to it')
+            raise ValueError(
+                f'{k} examples a class were asked for, but class {one} has {len(group)}; allowed: '
+                f'1 to {len(group)}'
+            )
         drawn.append(rng.permutation(group)[:k])
     return np.sort(np.concatenate(drawn))
 
@@ -144,8 +147,8 @@ def complete(
     val, test = (0.0 if own_val else val_fraction), (0.0 if own_test else test_fraction)
     if test < 0 or val < 0 or test + val >= 1 or not (own_val or val):
         raise ValueError(
-            f'val_fraction {val_fraction}, test_fraction {test_fraction}: the data has '
-            f'{sorted(out)}; val_fraction must be above 0 where it has no val, their sum below 1'
+            f'val_fraction is {val_fraction} and test_fraction {test_fraction}; the data has '
+            f'{sorted(out)}; allowed: a sum below 1, and val_fraction above 0 if there is no val'
         )
     train = out['train']
     size = len(train)
@@ -157,5 +160,8 @@ def complete(
         out['val'], train = train[taken], train[kept]
     empty = [name for name in ('val', 'test') if name in out and not len(out[name])]
     if empty or not len(train):
-        raise ValueError(f'{size} training images are too few to take {empty} from')
+        raise ValueError(
+            f'{size} training images are too few: nothing is left for {empty or ["train"]}; add '
+            'images, or change input.val_fraction and input.test_fraction'
+        )
     return out | {'train': train}

@@ -121,11 +121,13 @@ class Augment:
     """What happens to a stored training image.
 
     Attributes:
-      crop: 'none': the evaluation's view; 'random': a random window of the model's size; 'resized':
-        a window of random area and ratio (3/4 to 4/3), resized to the model's size.
-      flip: mirror left and right with probability 1/2.
-      scale_min: least area of a resized crop, as a share of the image; the largest is 1.
-      pad: pixels added on each side by reflection before a random crop.
+      crop: 'none' shows the image as evaluation does; 'random' takes a random window of the
+        model's size; 'resized' takes a window of random area and ratio (3/4 to 4/3) and resizes it
+        to the model's size.
+      flip: True mirrors left and right with probability 1/2.
+      scale_min: for crop='resized', least area of the window as a share of the image; the largest
+        is 1.
+      pad: number of pixels that reflection adds on each side before a random crop.
     """
 
     crop: str = 'none'

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
-from jax_prompt.evals.scatter import Scatter, to_svg
+from jax_prompt.evals.marks import DARK, LIGHT, letter, style
+from jax_prompt.evals.scatter import Point, Scatter, to_svg
 from jax_prompt.evals.tables import HOLE, Table
 
 _STYLE = """
@@ -37,18 +38,19 @@ td.hole { color: var(--dim); white-space: normal; min-width: 130px; }
 .scatter { display: block; min-width: 480px; width: 100%; height: auto; }
 .scatter text { font: 13px system-ui, sans-serif; fill: var(--ink); }
 .scatter .tick, .scatter .axis { fill: var(--dim); } .grid { stroke: var(--line); }
-.mark.ours { fill: var(--ours); stroke: var(--ours); stroke-width: 1.5; }
+.mark.ours { fill: currentColor; stroke: currentColor; stroke-width: 1.5; }
 .mark.paper { fill: transparent; stroke: var(--paper); stroke-width: 1.5; }
-.scatter .name.ours { fill: var(--ours); } .scatter .name.paper { fill: var(--paper); }
-.key::before { content: ''; display: inline-block; width: 9px; height: 9px; margin-right: 5px;
-  border: 1.5px solid; } .key { margin-right: 16px; }
-.key.ours { color: var(--ours); } .key.ours::before { border-radius: 50%; background: var(--ours); }
-.key.paper { color: var(--paper); }
+.scatter .name.ours { fill: currentColor; } .scatter .name.paper { fill: var(--paper); }
+.key { margin-right: 16px; white-space: nowrap; } .key.paper { color: var(--paper); }
 @media (max-width: 640px) { body { padding: 10px; font-size: 14px; }
   th, td { padding: 5px 7px; }
   td:first-child { max-width: 44vw; white-space: normal; } }
 @media print { th button::after { content: ''; } .scroll { overflow: visible; } }
 """
+
+_LIGHT = ' '.join(f'.m{i} {{ color: {colour}; }}' for i, colour in enumerate(LIGHT))
+_DARK = ' '.join(f'.m{i} {{ color: {colour}; }}' for i, colour in enumerate(DARK))
+_COLOURS = f'{_LIGHT}\n@media (prefers-color-scheme: dark) {{ {_DARK} }}\n'
 
 _SCRIPT = """
 for (const table of document.querySelectorAll('table')) {
@@ -98,7 +100,7 @@ def to_html(
             '<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f'<title>{escape(title)}</title>',
-            f'<style>{_STYLE}</style>',
+            f'<style>{_STYLE}{_COLOURS}</style>',
             '</head>',
             '<body>',
             f'<h1>{escape(title)}</h1>',
@@ -120,12 +122,19 @@ def _title(scatter: Scatter) -> str:
 
 
 def _figure(scatter: Scatter) -> str:
-    keys = '<span class="key ours">measured</span>'
+    keys = ''.join(map(_key, scatter.points))
     if any(point.paper for point in scatter.points):
-        keys += '<span class="key paper">papers</span>'
+        keys += '<span class="key paper">□ papers</span>'
     heading = f'<h2 id="{escape(scatter.name)}">{escape(_title(scatter))}</h2>'
     picture = f'<div class="scroll">{to_svg(scatter)}</div>'
     return f'<section>{heading}\n<p>{keys}</p>\n{picture}</section>'
+
+
+def _key(point: Point) -> str:
+    if point.paper:
+        return ''
+    colour, shape = style(point.number)
+    return f'<span class="key m{colour}">{letter(shape)} {escape(point.label)}</span>\n'
 
 
 def _table(table: Table) -> str:

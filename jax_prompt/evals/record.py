@@ -1,8 +1,8 @@
-"""What a network does with a few images: tokens that enter its blocks, attention, inner solves.
+"""Records what a network does with a few images: tokens at its blocks, attention, inner solves.
 
-Nothing of the backbone is written again: a `Recorder` is one more tuner behind the run's own, which
-notes what passes the hooks. Its notes are results of the function that is traced around it, so the
-blocks are unrolled and not rematerialised: out of a scan they could not come.
+A `Recorder` is one more tuner behind the run's own. It notes what passes the hooks, so the code of
+the backbone is not repeated here. The traced function returns its notes. They could not leave a
+scan, so the blocks are unrolled and not rematerialised.
 """
 
 from collections.abc import Iterator

@@ -2,7 +2,8 @@
 
 A mean stands only for what its name says. Where a task is missing, its group's mean, the mean of
 all tasks and the mean of the groups are holes that name the task; nothing is averaged over fewer
-tasks. Where the seeds of a cell were run with different settings, the cell is a hole too.
+tasks. Where the seeds of a cell were run with different settings, the cell is a hole too. Where the
+tasks of a mean were run with different settings, the mean names them (`Cell.mixed`).
 """
 
 import statistics
@@ -12,6 +13,7 @@ from typing import Any
 
 from jax_prompt.evals.papers import Groups
 from jax_prompt.evals.rows import Row
+from jax_prompt.evals.settings import differing, in_words
 from jax_prompt.methods import METHODS
 
 
@@ -26,6 +28,7 @@ class Cell:
       count: seeds of the value; of a mean over tasks the fewest.
       holes: what is missing, 'task (why)' each.
       note: where a paper's value stands, or that it is computed from the paper's others.
+      mixed: of a mean over tasks, the settings in which their runs differ.
     """
 
     mean: float | None = None
@@ -33,6 +36,7 @@ class Cell:
     count: int = 0
     holes: tuple[str, ...] = ()
     note: str = ''
+    mixed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,8 +175,15 @@ def _line(
     def per_task(value: Callable[[Row], float | None]) -> dict[str, Cell]:
         return {task: _cell(task, *clean[task], value) for task in tasks}
 
+    def mean(cells: Sequence[Cell], by_seed: Sequence[Mapping], names: Sequence[str]) -> Cell:
+        cell, own = mean_of(cells, by_seed), [row for task in names for row in clean[task][0]]
+        if cell.mean is None:
+            return cell
+        # Each task has data of its own, so that data may differ.
+        return replace(cell, mixed=differing(own, besides=('data', 'benchmark')))
+
     def overall(value: Callable[[Row], float | None]) -> Cell:
-        return mean_of(list(per_task(value).values()))
+        return mean(list(per_task(value).values()), (), tasks)
 
     def percent(row: Row) -> float | None:
         value = getattr(row, name)
@@ -183,7 +194,7 @@ def _line(
         task: {row.seed: 100.0 * getattr(row, name) for row in clean[task][0]} for task in tasks
     }
     means = {
-        group: mean_of([cells[t] for t in names], [by_seed[t] for t in names])
+        group: mean([cells[t] for t in names], [by_seed[t] for t in names], names)
         for group, names in groups.items()
     }
     counts = sorted({cell.count for cell in cells.values() if cell.count}) or [0]
@@ -195,8 +206,8 @@ def _line(
         ours=key[0],
         tasks=cells,
         groups=means,
-        mean=mean_of(list(cells.values()), list(by_seed.values())),
-        mean_of_groups=mean_of(list(means.values()), _seed_means(groups, by_seed)),
+        mean=mean(list(cells.values()), list(by_seed.values()), tasks),
+        mean_of_groups=mean(list(means.values()), _seed_means(groups, by_seed), tasks),
         trainable=overall(lambda r: _millions(r.num_trainable, r.num_trainable_head)),
         trainable_head=overall(lambda r: _millions(r.num_trainable, 0)),
         seconds=overall(lambda r: r.seconds),
@@ -217,18 +228,9 @@ def _seeds(rows: Sequence[Row], name: str) -> tuple[list[Row], str]:
         failed = sorted({row.reason for row in rows if row.status == 'failed'})
         blind = 'has no validation epochs' if rows else 'not run'
         return [], f'failed: {"; ".join(failed)}' if failed else blind
-    settings = [
-        {
-            **row.hyperparameters,
-            **{name: getattr(row, name) for name in ('trained_on', 'data', 'weights', 'benchmark')},
-        }
-        for row in done
-    ]
-    mixed = sorted(
-        {k for one in settings for k in {*one, *settings[0]} if one.get(k) != settings[0].get(k)}
-    )
+    mixed = differing(done)
     if mixed:
-        return [], f'mixes runs that differ in {", ".join(mixed)}'
+        return [], f'mixes runs that differ in {in_words(mixed)}'
     return done, ''
 
 

@@ -1,13 +1,14 @@
-"""The table of results: one row a run, one small file a row, nothing ever rewritten.
+"""The table of results: one row a run, one small file a row. No file is ever changed.
 
-A table is a folder; it is the union of the rows of its files. A row's file is written beside its
-name and moved there in one step, so any number of processes on one file system, a network's too,
-add rows at once without a lock, and a process that dies while it writes leaves no row, only a
-`.part` file that reading names. Several tables become one by copying their files together, or their
-`.jsonl` exports, one row a line.
+A table is a folder. It holds the rows of all its files. A process writes a row's file under another
+name and then renames it. So any number of processes can add rows at once without a lock, on a
+network file system too. A process that dies while it writes leaves no row, only a `.part` file;
+reading names it. To join several tables, copy their files into one folder, or their `.jsonl`
+exports, which have one row a line.
 
-The file's name is the run's identity and a digest of the row: the same row twice is one file, and
-the same run twice is two, of which reading keeps the better informed (`latest`).
+A file's name is the run's identity and a digest of the row. If the same row is added twice, it is
+one file. If the same run is added twice with other results, there are two files, and reading keeps
+the row that tells more (`latest`).
 """
 
 import json
@@ -52,26 +53,26 @@ class Row:
       task: the task's name.
       method: a row of `methods.METHODS`, or several joined by '+'.
       backbone: `arch` or `arch.tag`.
-      seed: of everything random.
-      benchmark: what the task belongs to, 'vtab'; '' for none.
+      seed: seed of everything random.
+      benchmark: benchmark of the task, 'vtab' for example; '' for none.
       data: fingerprint of the data.
       options: the method's options that differ from its defaults.
       weights: identity of the pretrained weights (`weights.identity.Identity.to_dict`); {} without.
-      hyperparameters: all that was asked for beside these, the grid of a search included.
+      hyperparameters: all other settings of the run, the grid of a search included.
       trained_on: 'train' or 'train+val'.
-      split: what the accuracies are of, 'test' or 'val'.
+      split: split that the accuracies are of, 'test' or 'val'.
       status: 'done' or 'failed'.
-      reason: of a failure, in words.
+      reason: reason of a failure, in words.
       chosen: what the search chose, the learning rate for example.
-      accuracy: after the last epoch, in [0, 1].
-      accuracy_best_val: of the epoch that was best on validation, in [0, 1].
-      num_trainable: trained parameters, the head's included.
-      num_trainable_head: the head's.
-      seconds: the whole run.
-      images_per_second: of training steps.
-      peak_memory_mb: in MB (1e6 bytes).
-      versions: of Python and of the packages a number depends on.
-      machine: device kind, their number, system.
+      accuracy: accuracy after the last epoch, in [0, 1].
+      accuracy_best_val: accuracy of the epoch that was best on validation, in [0, 1].
+      num_trainable: number of trained parameters, the head's included.
+      num_trainable_head: number of trained parameters of the head.
+      seconds: time of the whole run.
+      images_per_second: speed of training steps.
+      peak_memory_mb: peak memory in MB (1e6 bytes).
+      versions: versions of Python and of the packages that a number depends on.
+      machine: kind and number of the devices, and the system.
       finished: time in UTC, ISO 8601.
     """
 

@@ -2,13 +2,15 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from jax_prompt.evals.escape import for_csv, for_latex, for_latex_comment, for_markdown
 from jax_prompt.evals.papers import Groups
 from jax_prompt.evals.report import Cell, Line, Wins, all_tasks
 
 HOLE = '\u2013'  # an en dash
+MIXED = '†'  # after a mean over tasks whose runs have different settings
 _NAMED = 3  # a cell names as many missing tasks; more are counted there and named below the table
 
 
@@ -72,7 +74,8 @@ def show(cell: Cell, digits: int = 2) -> str:
             return f'{HOLE} (misses {len(names)}: {names[0]}, …)'
         return f'{HOLE} (misses: {", ".join(names)})' if names else HOLE
     spread = '' if cell.sd is None else f' ± {cell.sd:.{digits}f}'
-    return f'{cell.mean:.{digits}f}{spread}{"*" if cell.note == "computed" else ""}'
+    computed = '*' if cell.note == 'computed' else ''
+    return f'{cell.mean:.{digits}f}{spread}{computed}{MIXED if cell.mixed else ""}'
 
 
 def _wins(wins: Wins | None) -> str:
@@ -122,11 +125,23 @@ def _summary(name: str, title: str, lines: Sequence[Line], groups: Groups, refer
     notes = ['Test accuracy in %: mean ± sample standard deviation over seeds.']
     if paper:
         notes = ['Test accuracy in %. * computed from the figures of the same paper.']
+    notes += _mixed(lines, lambda line: (*line.groups.values(), line.mean))
     return Table(name, f'{title}: means of groups', head, tuple(body), tuple(notes))
 
 
 def _bare(cell: Cell, digits: int) -> str:
-    return HOLE if cell.mean is None else f'{cell.mean:,.{digits}f}'
+    return HOLE if cell.mean is None else f'{cell.mean:,.{digits}f}{MIXED if cell.mixed else ""}'
+
+
+def _mixed(lines: Sequence[Line], cells: Callable[[Line], Iterable[Cell]]) -> tuple[str, ...]:
+    """Says of each line whose means are marked in which settings its tasks differ."""
+    found = []
+    for line in lines:
+        names = dict.fromkeys(name for cell in cells(line) for name in cell.mixed)
+        if names:
+            found.append(f'{line.label}: {", ".join(names)}')
+    told = 'The tasks of this mean were run with different settings.'
+    return (f'{MIXED} {told} {"; ".join(dict.fromkeys(found))}.',) if found else ()
 
 
 def _tasks(group: str, lines: Sequence[Line], groups: Groups) -> Table:
@@ -145,7 +160,8 @@ def _tasks(group: str, lines: Sequence[Line], groups: Groups) -> Table:
     head = ('method', 'backbone', 'weights', *(('paper',) if paper else ()), *tasks, 'mean')
     kind = 'papers' if paper else 'measured'
     slug = ''.join(c if c.isalnum() else '_' for c in group.lower())
-    return Table(f'{kind}_{slug}', f'{kind.capitalize()}: {group}', head, tuple(body))
+    notes = _mixed(lines, lambda line: (line.groups[group],))
+    return Table(f'{kind}_{slug}', f'{kind.capitalize()}: {group}', head, tuple(body), notes)
 
 
 def _cost(lines: Sequence[Line]) -> Table:
@@ -159,7 +175,8 @@ def _cost(lines: Sequence[Line]) -> Table:
         for line in lines
     ]
     head = ('method', 'backbone', 'weights', 'seconds a run', 'images/s', 'peak memory (MB)')
-    notes = (f'Means over all tasks and seeds; {HOLE} where a task is missing.',)
+    told = f'Means over all tasks and seeds; {HOLE} if a task is missing.'
+    notes = (told, *_mixed(lines, lambda line: (line.seconds,)))
     return Table('cost', 'Measured: time and memory', head, tuple(body), notes)
 
 
@@ -168,17 +185,19 @@ def _beside(ours: Sequence[Line], papers: Sequence[Line], groups: Groups) -> Tab
     for line in ours:
         for paper in papers:
             pairs = [(line.groups[g].mean, paper.groups[g].mean) for g in groups]
+            marks = [MIXED if line.groups[g].mixed else '' for g in groups]
             if paper.ours != line.label or all(None in pair for pair in pairs):
                 continue
             cells = [
                 HOLE
                 if mine is None or theirs is None
-                else f'{mine:.2f} / {theirs:.2f} ({mine - theirs:+.2f})'
-                for mine, theirs in pairs
+                else f'{mine:.2f}{mark} / {theirs:.2f} ({mine - theirs:+.2f})'
+                for (mine, theirs), mark in zip(pairs, marks, strict=True)
             ]
             body.append((*_name(line), f'{paper.label}, {paper.paper}, {paper.weights}', *cells))
     head = ('method', 'backbone', 'weights', 'paper', *groups)
-    notes = ('Measured / printed (difference); mind backbone and pretraining.',)
+    told = 'Measured / printed (difference). Backbone and pretraining may differ.'
+    notes = (told, *_mixed(ours, lambda line: line.groups.values()))
     return Table('beside', 'Measured beside printed', head, tuple(body), notes)
 
 
@@ -195,49 +214,30 @@ def _holes(lines: Sequence[Line]) -> Table:
 def to_markdown(table: Table) -> str:
     """Writes a table as Markdown."""
     rows = [table.head, ('---',) * len(table.head), *table.body]
-    lines = ['| ' + ' | '.join(map(_markdown, row)) + ' |' for row in rows]
-    notes = [f'\n{_markdown(note)}' for note in table.notes]
-    return '\n'.join([f'## {_markdown(table.title)}', '', *lines, *notes, ''])
-
-
-def _markdown(text: str) -> str:
-    escaped = text.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
-    for mark in ('\\', '|', '*', '_', '`', '[', ']'):
-        escaped = escaped.replace(mark, f'\\{mark}')
-    return ' '.join(escaped.split())
+    lines = ['| ' + ' | '.join(map(for_markdown, row)) + ' |' for row in rows]
+    notes = [f'\n{for_markdown(note)}' for note in table.notes]
+    return '\n'.join([f'## {for_markdown(table.title)}', '', *lines, *notes, ''])
 
 
 def to_latex(table: Table) -> str:
     """Writes a table as LaTeX with booktabs."""
     words = sum(name in ('method', 'backbone', 'weights', 'paper', 'task') for name in table.head)
     columns = 'l' * words + 'r' * (len(table.head) - words)
-    rows = [' & '.join(map(_latex, row)) + r' \\' for row in table.body]
+    rows = [' & '.join(map(for_latex, row)) + r' \\' for row in table.body]
     return '\n'.join(
         [
-            rf'% {" ".join(table.title.split())}; needs \usepackage{{booktabs}}',
+            rf'% {for_latex_comment(table.title)}; needs \usepackage{{booktabs}}',
             rf'\begin{{tabular}}{{@{{}}{columns}@{{}}}}',
             r'\toprule',
-            ' & '.join(map(_latex, table.head)) + r' \\',
+            ' & '.join(map(for_latex, table.head)) + r' \\',
             r'\midrule',
             *rows,
             r'\bottomrule',
             r'\end{tabular}',
-            *(rf'% {note}' for note in table.notes),
+            *(f'% {for_latex_comment(note)}' for note in table.notes),
             '',
         ]
     )
-
-
-_LATEX = {
-    '\\': r'\textbackslash{}',
-    **{mark: f'\\{mark}' for mark in '&%$#_{}'},
-    **{'~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '<': '$<$', '>': '$>$'},
-    **{'±': r'$\pm$', HOLE: '--', '…': r'\ldots{}', '|': r'\textbar{}'},
-}
-
-
-def _latex(text: str) -> str:
-    return ''.join(_LATEX.get(c, c) for c in ' '.join(text.split()))
 
 
 _COLUMNS = (
@@ -254,9 +254,11 @@ def to_csv(lines: Sequence[Line]) -> str:
     for line in lines:
         for quantity, name, cell in _cells(line):
             mean, sd = ('' if v is None else repr(v) for v in (cell.mean, cell.sd))
-            holes = '; '.join(cell.holes)
-            own = (*_name(line), line.paper, quantity, name, mean, sd, cell.count or '')
-            writer.writerow((*own, holes, cell.note))
+            texts = map(for_csv, (*_name(line), line.paper, quantity, name))
+            holes = for_csv('; '.join(cell.holes))
+            mixed = f'settings differ: {", ".join(cell.mixed)}' if cell.mixed else ''
+            note = for_csv('; '.join(filter(None, (cell.note, mixed))))
+            writer.writerow((*texts, mean, sd, cell.count or '', holes, note))
     return out.getvalue()
 
 

@@ -1,8 +1,9 @@
 """A benchmark: a method on many tasks, each searched on val, then trained with several seeds.
 
-A task's units are one search (train -> val, no image of test is read) and one run a seed, with the
-hyperparameters that the search chose, tested once. Any number of processes work on one folder and
-divide the units among them (`claims.py`); each can be killed at any point. A folder holds
+A task has two kinds of units: one search, and one run for each seed. The search trains on train and
+chooses on val; it reads no image of test. A run takes the hyperparameters that the search chose and
+is tested once. Any number of processes can share a folder and divide the units (`claims.py`). Each
+can be killed at any point. A folder holds
 
     rows/                                the table of results (`evals/rows.py`)
     runs/TASK/METHOD-BACKBONE-DIGEST/    what was asked of a task, by a digest of its settings
@@ -42,13 +43,13 @@ class Benchmark:
     """What is run.
 
     Attributes:
-      name: of the benchmark, 'vtab'; rows carry it.
-      tasks: what `RunConfig.data` takes, named tasks above all.
-      run: settings of every task; without `search` its `lr` and weight decays are taken.
-      seeds: of the runs; the first is the search's too.
-      num_prompts: P of tasks for which it is not `run.num_prompts`.
-      protocol_view: whether images are shown as a task's protocol has it (`Task.view`: resizing,
-        crop, mirroring, mean and standard deviation) instead of as `run` says.
+      name: name of the benchmark, 'vtab' for example; its rows have it.
+      tasks: the tasks; each is a value of a run's `data`, most often a named task.
+      run: settings of every task; without `search` a run takes its `lr` and weight decays.
+      seeds: seeds of the runs; the search takes the first of them.
+      num_prompts: number of prompts P of tasks that do not take `run.num_prompts`.
+      protocol_view: True shows images as the protocol of a task says (`Task.view`: resizing, crop,
+        mirroring, mean and standard deviation); False shows them as `run` says.
     """
 
     name: str
@@ -61,9 +62,9 @@ class Benchmark:
     def __post_init__(self):
         folders = [_slug(task) for task in self.tasks]
         if not self.tasks or len(set(folders)) < len(folders):
-            raise ValueError(f'tasks are {self.tasks}; at least one, each once')
+            raise ValueError(f'tasks are {self.tasks}; give at least one, each once')
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f'seeds are {self.seeds}; at least one, each once')
+            raise ValueError(f'seeds are {self.seeds}; give at least one, each once')
         for task in self.tasks:
             path = Path(task).expanduser()
             if not (named_task(task) or task.startswith('tfds:') or path.exists()):

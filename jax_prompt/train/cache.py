@@ -1,9 +1,10 @@
-"""The cut: everything before it is a constant of the image, computed once.
+"""The cut: what comes before it depends on the image alone and is computed once.
 
-One mechanism for all methods. A method states its cut; where no random augmentation comes before
-it and the activations fit the budget, they are stored and training starts from them: features for
-linear, tokens at a block for what acts later. A cut at the first block is not worth storing: the
-patch embedding costs little and its tokens take more memory than the image.
+This is one mechanism for all methods. A method states its cut. The activations at the cut are
+stored if no random augmentation comes before it and they fit the budget. Training then starts from
+them: from features for `linear`, or from the tokens at a block for methods that act later. A cut at
+the first block is not stored, because the patch embedding costs little and its tokens take more
+memory than the image.
 """
 
 from functools import partial

@@ -44,19 +44,21 @@ class Calibration:
     """How SPT's prompts are built.
 
     Attributes:
-      construction: 'random', 'mean', 'max' or 'kmeans'.
-      fraction: share of the images used, drawn uniformly, in (0, 1]. With one key, a smaller share
-        lies within a larger one.
-      batch_size: images of the one random batch (random, mean, max); images of each forward pass
-        (k-means).
-      faithful: the released code's form: layer 0's tokens are taken before the position embedding,
-        and pooling is by image (see `tuners/prototypes.py`). Default: the paper's text.
-      layers: 'own': each layer's prompts from the tokens that enter it; 'first': all from those
-        that enter block 0; 'last': all from those that leave the last block (paper, Table S2 b).
-      budget_mb: most memory for tokens held at once, in MiB; weights, images and a block's inner
-        activations come on top.
-      max_iter: most k-means iterations.
-      tol: k-means stops once the centres' squared moves are at most `tol` x the mean variance.
+      construction: how prototypes are made of tokens: 'random', 'mean', 'max' or 'kmeans'.
+      fraction: share of the images that is used, drawn uniformly, in (0, 1]. With the same seed a
+        smaller share is a part of a larger one.
+      batch_size: number of images of the one random batch (random, mean, max), or of each forward
+        pass (k-means).
+      faithful: True does what the released code does: it takes the tokens of layer 0 before the
+        position embedding and pools image by image (`tuners/prototypes.py`). False follows the
+        paper's text.
+      layers: which tokens make the prompts of a layer: 'own', those that enter the layer; 'first',
+        those that enter block 0; 'last', those that leave the last block (paper, Table S2 b).
+      budget_mb: largest memory for tokens that are held at once, in MiB. Weights, images and the
+        inner activations of a block are not counted.
+      max_iter: largest number of k-means iterations.
+      tol: k-means stops when the squared moves of the centres are at most `tol` x the mean
+        variance.
     """
 
     construction: str = 'mean'

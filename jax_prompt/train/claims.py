@@ -6,17 +6,17 @@ A unit is a folder, and in it one directory that moves from name to name:
     run                       done
     failed                    ended without a result
 
-The directory is the claim: whoever holds it writes in it and nowhere else, and it changes hands by
-one rename from a name that no other process has ever had. A file system, a network's too, does a
-rename once, so of several takers one succeeds and the others learn that they did not. (A lock file
-that may be stale has no such step: between looking at it and removing it, it may have become
-another's.) The folder itself appears by a rename too, with the directory in it.
+The directory is the claim. Its owner writes in it and nowhere else. A process takes it over by
+renaming it to a name with its own key. If several processes try at once, the file system lets
+exactly one rename succeed, and the others see an error. This holds on network file systems too. (A
+lock file has no such step: a process finds it stale, but before the process can remove it, another
+one may have taken it.) The unit's folder appears by a rename too, with the directory in it.
 
 The owner touches a file in its directory every few seconds. A directory is free when its process is
 known to be gone (its own machine says so), or when it has been silent for `DEAD_SECONDS`, by the
-file system's clock. If a process is only slow and its directory is taken, its paths are gone: its
-next write fails, and it finds that it does not hold the unit any more. So a unit may be worked on
-twice, but it is never lost, and two processes never end one directory.
+file system's clock. A process may be only slow when another one takes its directory. The old path
+is then gone, so its next write fails, and it learns that it lost the unit. So a unit may be worked
+on twice, but it is never lost, and two processes never finish the same directory.
 """
 
 import contextlib

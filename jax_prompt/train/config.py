@@ -28,37 +28,38 @@ class RunConfig:
     """One run.
 
     Attributes:
-      data: what `data/sources.py` opens: 'vtab/dtd', 'fewshot8/food101', a folder, 'tfds:NAME'...
+      data: a named task such as 'vtab/dtd' or 'fewshot8/food101', a folder, a packed .npz, or
+        'tfds:NAME' (docs/data.md).
       backbone: `arch` or `arch.tag` of the table.
       weights: a checkpoint file; '': where the table finds it (the embedded default needs none).
       weights_format: how the file names its weights (docs/weights.md), where that can't be told;
         '': told from the file.
       method: a row of `methods.METHODS`.
-      num_prompts: P, for methods with prompts; ignored in a search with `search_num_prompts`.
-      image_size: pixels; 0: the backbone's own.
-      lr: learning rate at peak; with `search`, ignored in favour of `search_lrs`.
-      weight_decay: of the tuner and trained backbone leaves.
-      head_weight_decay: of the head's kernel.
-      epochs: passes over the training split.
-      batch_size: images a step.
-      seed: of everything random.
-      search: choose lr, and weight decay where that has a grid, on the validation split.
-      search_lrs: the grid of lr.
-      search_weight_decays: a grid of one weight decay for all, the head's kernel too, as VPT's
-        protocol has it; (): `weight_decay` and `head_weight_decay` as they are.
-      search_num_prompts: a grid of P, for methods with prompts; (): `num_prompts`. Each candidate
-        starts from what a run of its P would start from, its own calibration included.
-      search_epochs: epochs of each candidate, where the search may be shorter than the training;
-        0: `epochs`.
-      refit: train once more on train + val with the chosen lr and test that; without it the
-        run chosen on val is tested as it is.
-      train_on: without a search, 'train' or 'train+val'; the latter leaves no validation.
+      num_prompts: number of prompts P, for methods with prompts; a search with `search_num_prompts`
+        ignores it.
+      image_size: side of the images in pixels; 0: that of the backbone.
+      lr: peak learning rate; a search ignores it and takes `search_lrs`.
+      weight_decay: weight decay of the tuner and of trained backbone weights.
+      head_weight_decay: weight decay of the head's kernel.
+      epochs: number of passes over the training split.
+      batch_size: number of images of a step, over all devices.
+      seed: seed of everything random.
+      search: True chooses lr on the validation split, and weight decay and P if they have grids.
+      search_lrs: learning rates that the search tries.
+      search_weight_decays: weight decays that the search tries; each applies to the head's kernel
+        too, as in VPT's protocol; (): `weight_decay` and `head_weight_decay` as they are.
+      search_num_prompts: numbers of prompts that the search tries; (): `num_prompts`. A candidate
+        with P prompts starts as a run with only that P would start.
+      search_epochs: number of epochs of each candidate; 0: `epochs`.
+      refit: True trains once more on train + val with the chosen values and tests that run; False
+        tests the chosen candidate.
+      train_on: without a search, train on 'train' or 'train+val'; the latter has no validation.
       train_prompts: False freezes the prompts after their initialisation (SPT, Table 4a).
-      calibrate_data: data whose tokens make the prototypes; '': the task's own (SPT, Fig. 3b).
-      tuner: options of the method's tuner.
-      transform: options of what the method wraps the optimizer in (LION's robust training).
-      prune: what goes after a first training, before a second one (E2VPT).
-      population: how the search's candidates train: how many side by side, which are dropped.
+      calibrate_data: data whose tokens make the prototypes; '': the task's data (SPT, Fig. 3b).
+      tuner: options of the method (docs/methods.md).
+      transform: options of the method's own training rule (LION's robust training).
+      prune: how much is pruned between a first and a second training (E2VPT).
+      population: how the candidates of the search train.
     """
 
     data: str

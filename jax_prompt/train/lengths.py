@@ -1,12 +1,12 @@
-"""Prompts of unlike lengths in one population: padded to the longest, and masked.
+"""Different numbers of prompts in one population: padded to the longest, and masked.
 
-The program of a mixed population has as many prompts as its longest member. Those that a member has
-not are zeros, and no token attends to them (`Tuner.key_bias`): their gradient is exactly 0, and
-momentum, weight decay and averages keep them at 0, so that the member is its solo run. How many it
-has is one more number that the program takes for each member. Only the states between device calls
+The program of a mixed population has as many prompts as its longest member. A shorter member is
+filled up with zeros, and no token attends to these (`Tuner.key_bias`). So their gradient is exactly
+0, and momentum, weight decay and averages keep them at 0. Each member equals its solo run. The
+program takes the number of prompts of each member as an input. Only the states between device calls
 are padded; records and checkpoints have the member's own shapes.
 
-Where that would not be exact, members of each length are a population of their own (`obstacle`).
+If masking would not be exact, each number of prompts has a population of its own (`obstacle`).
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
-"""What the activations of a training step take, and how a step is made to fit.
+"""Estimates the memory of a training step's activations, and makes a step fit.
 
-The figures are those of the backward pass through every block, which is what a step keeps; weights
-and optimizer state are small beside them or there in any case. They are estimates: products, norms
-and attention are counted, what XLA adds or saves is not. On ViT-Ti/16 with 50 prompts they lie
-within a third of XLA's own figures (`tests/train/test_memory.py` compares).
+The estimates count what a step keeps for the backward pass through every block. Weights and
+optimizer state are not counted: they are small beside the activations, or needed in any case. The
+estimates include products, norms and attention, and not what XLA adds or saves. On ViT-Ti/16 with
+50 prompts they lie within a third of XLA's own figures (`tests/train/test_memory.py` compares).
 """
 
 from dataclasses import dataclass

@@ -1,13 +1,13 @@
-"""A batch in parts: the gradients of micro-batches, summed.
+"""Computes a batch in parts: the gradients of micro-batches are summed.
 
-What trains is small here, so that a sum of gradients costs nothing, and only the activations of a
-part have to be held at once. On a CPU, whose caches then hold them, a batch of 32 in parts of 4
-trains faster than at once and takes a fraction of the memory (`docs/performance.md`); elsewhere it
-is how a batch fits that otherwise would not. `train/memory.py` chooses.
+The trained parameters are few, so summing their gradients costs nothing. Only the activations of
+one part are in memory at a time. On a CPU they then fit the caches: a batch of 32 in parts of 4
+trains faster than at once and takes a fraction of the memory (`docs/performance.md`). On other
+devices, parts make a batch fit that is too large otherwise. `train/memory.py` chooses.
 
-The loss is a sum over images divided by the batch's weight, so that the sum over parts is that of
-the whole batch but for the order of additions. Dropout and stochastic depth draw other masks, since
-each part has a key of its own.
+The loss is a sum over images divided by the batch's weight. So the sum over parts equals that of
+the whole batch, except for the order of additions. Dropout and stochastic depth draw other masks,
+because each part has a key of its own.
 """
 
 from collections.abc import Callable

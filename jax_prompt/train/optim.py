@@ -1,7 +1,7 @@
 """Optimizers over the trainable tree: one chain a top-level group, one schedule for all.
 
-Learning rate and weight decays are traced values (`Hyper`), not constants: runs that differ only in
-them share one compiled program, one after the other in a search or side by side under `vmap`.
+Learning rate and weight decays are traced values (`Hyper`), not constants. So runs that differ only
+in them share one compiled program: in a search one after the other, or together under `vmap`.
 """
 
 from dataclasses import dataclass
@@ -35,18 +35,19 @@ class Optim:
     """How gradients become updates.
 
     Attributes:
-      name: 'sgd' (momentum, weight decay added to the gradient as torch does) or 'adamw'
-        (decoupled).
-      momentum: of SGD.
+      name: 'sgd' (with momentum; weight decay is added to the gradient, as torch does) or 'adamw'
+        (weight decay is decoupled).
+      momentum: momentum of SGD.
       b1: decay of Adam's first moment.
       b2: decay of Adam's second moment.
-      warmup_epochs: epochs of linear warm-up from 0.
+      warmup_epochs: number of epochs in which the learning rate rises linearly from 0.
       min_lr: learning rate at the end of the cosine.
-      per_epoch: whether the schedule moves once an epoch (VPT's code: the first epoch then runs at
-        lr 0) instead of every step.
-      clip_norm: bound of the global norm of the trainables' gradient; 0: none.
-      ema_decay: decay of the moving average that is evaluated instead of the last weights; 0: none.
-      label_smoothing: share of the target spread over all classes.
+      per_epoch: True moves the schedule once an epoch, False at every step. VPT's code moves it
+        once an epoch, so its first epoch runs at lr 0.
+      clip_norm: largest global norm of the gradient of the trained parameters; 0: no clipping.
+      ema_decay: decay of a moving average of the weights, which is then evaluated instead of the
+        last weights; 0: no average.
+      label_smoothing: share of the target that is spread over all classes.
     """
 
     name: str = 'adamw'

@@ -1,4 +1,4 @@
-"""Parts of a run's configuration: how images come in, how the backbone runs, how the loop runs."""
+"""Parts of a run's configuration: reading images, running the backbone, running the loop."""
 
 from dataclasses import dataclass
 
@@ -7,23 +7,25 @@ from jax_prompt.core.ranges import at_least, check_values, part, positive, real,
 
 @dataclass(frozen=True)
 class Input:
-    """How images are found and brought to the model's size.
+    """How images are read and resized to the model's size.
 
     Attributes:
-      data_dir: where TFDS builders are prepared; '': TFDS's default.
-      val_fraction: share of train taken for val where the data has none.
-      test_fraction: share taken for test where the data has none; 0: no test split.
-      resize: 'bicubic', 'bilinear' (both antialiased) or 'bilinear_tf' (as tf.image.resize).
-      crop: 'squash' (ratio ignored) or 'centre'.
-      crop_ratio: image size over resized shorter side, for 'centre'.
-      store_size: side of the stored training image in pixels; 0: the image size, or 256/224 of it
-        where a random crop needs room.
-      workers: decoding threads.
-      budget_mb: memory for a split of uint8 images on the device; larger ones are streamed.
-      cache_mb: memory for activations at the cut; 0: never cached.
-      image_cache: folder of decoded images that runs share (`data/image_cache.py`); '': none.
-      draw_seed: of val and test that are drawn from train, and of a subset that `data` names; runs
-        of different seeds share it.
+      data_dir: folder with the prepared TFDS sets; '': the default of TFDS.
+      val_fraction: share of train that becomes val if the data has no val.
+      test_fraction: share of train that becomes test if the data has no test; 0: no test split.
+      resize: how images are resized: 'bicubic' or 'bilinear' (both antialiased), or 'bilinear_tf'
+        (as tf.image.resize).
+      crop: 'squash' ignores the ratio of the sides; 'centre' keeps it and cuts the centre.
+      crop_ratio: for crop='centre', the image size divided by the resized shorter side.
+      store_size: side of the stored training images in pixels; 0: the image size, or 256/224 of it
+        if a random crop needs room.
+      workers: number of threads that decode images.
+      budget_mb: memory for the uint8 images of a split on the device, in MB; a larger split is
+        streamed.
+      cache_mb: memory for cached activations of the frozen part, in MB; 0: nothing is cached.
+      image_cache: folder of decoded images that runs share (`data/image_cache.py`); '': no cache.
+      draw_seed: seed of the draw of val and test from train, and of a subset that `data` names;
+        runs with different seeds share it.
     """
 
     data_dir: str = ''
@@ -48,16 +50,17 @@ class Model:
     """How the backbone runs.
 
     Attributes:
-      pool: 'cls', 'mean' or 'mean_prompts'; '': the backbone's own.
-      dtype: of the products, 'float32' or 'bfloat16'.
-      frozen_dtype: how frozen weights are kept, 'float32' or 'bfloat16'.
-      remat: 'none', 'save' or 'full' (`backbones/stack.py`); 'auto': chosen (`train/memory.py`).
-      scan: whether blocks run as a loop of the program or unrolled (`backbones/vit_config.py`).
-      drop_path_rate: stochastic depth.
-      patch_drop_rate: share of patches left out in training.
-      head_std: standard deviation of the head's initialisation.
-      mean: what the weights want, images in [0, 1]; (): the weights' own.
-      std: likewise.
+      pool: how tokens become features: 'cls', 'mean' or 'mean_prompts'; '': as the backbone does.
+      dtype: dtype of matrix products, 'float32' or 'bfloat16'.
+      frozen_dtype: dtype in which frozen weights are kept, 'float32' or 'bfloat16'.
+      remat: what the backward pass recomputes: 'none', 'save' or 'full' (`backbones/stack.py`);
+        'auto': the run chooses (`train/memory.py`).
+      scan: True runs the blocks as a loop of the program; False unrolls them.
+      drop_path_rate: rate of stochastic depth in training.
+      patch_drop_rate: share of patches that are left out in training.
+      head_std: standard deviation of the head's initial weights.
+      mean: mean that normalises images in [0, 1], by channel; (): that of the weights.
+      std: standard deviation that normalises images in [0, 1], by channel; (): that of the weights.
     """
 
     pool: str = ''
@@ -83,27 +86,33 @@ class Model:
 
 @dataclass(frozen=True)
 class Engine:
-    """How the loop runs. Of these only `eval_every` (the best epoch) and 'skip' change a result.
+    """How the loop runs.
 
-    (And `micro_batch`, where dropout or stochastic depth draws: each part draws its own masks.)
-    "Change a result" means beyond rounding: the last bits depend on `micro_batch`, on the devices
-    and, on a CPU, on the number of cores (docs/performance.md).
+    Only three of these change a result. `eval_every` changes which epoch can be the best.
+    on_nonfinite='skip' leaves steps out. `micro_batch` matters with dropout or stochastic depth,
+    because each part of a batch draws masks of its own.
+
+    "Change a result" means more than rounding. The last bits depend on `micro_batch`, on the
+    devices and, on a CPU, on the number of cores (docs/performance.md).
 
     Attributes:
-      eval_batch_size: images an evaluation call.
-      eval_every: epochs between validations.
-      steps_per_call: most steps in one device program.
-      checkpoint_seconds: least time between checkpoints.
-      snapshot_every: epochs between snapshots (`train/snapshots.py`); 0: none.
-      num_devices: devices that share a batch; 0: all, those of every process.
-      fsdp: devices that share each frozen weight; divides their number (`docs/scaling.md`).
-      micro_batch: most images whose gradient is formed at once; 0: chosen (`train/memory.py`).
-      memory_mb: what the activations of a step may take on each device, in MB; 0: half of its
-        memory, 4 GB on CPU.
-      on_nonfinite: what a step with a loss or gradient that is not finite does: 'stop' the run (its
-        checkpoints stay), or 'skip' that step and count it.
-      min_converged: share of an epoch's inner solves that has to converge, for methods with such.
-      on_unconverged: what less does: 'warn', or 'stop' the run.
+      eval_batch_size: number of images that are evaluated at once.
+      eval_every: number of epochs between validations.
+      steps_per_call: largest number of steps in one call of the device.
+      checkpoint_seconds: least time between two checkpoints, in seconds.
+      snapshot_every: number of epochs between snapshots (`train/snapshots.py`); 0: no snapshots.
+      num_devices: number of devices that share a batch; 0: all devices of all processes.
+      fsdp: number of devices that share each frozen weight; it must divide the number of devices
+        (`docs/scaling.md`).
+      micro_batch: largest number of images whose gradient is computed at once; 0: the run chooses
+        (`train/memory.py`).
+      memory_mb: memory that the activations of a step may take on each device, in MB; 0: half of
+        the device's memory, 4 GB on CPU.
+      on_nonfinite: what happens if the loss or the gradient of a step is not finite: 'stop' ends
+        the run and keeps its checkpoints; 'skip' leaves the step out and counts it.
+      min_converged: share of an epoch's inner solves that must converge, for methods that have
+        inner solves.
+      on_unconverged: what happens if fewer converge: 'warn' says so; 'stop' ends the run.
     """
 
     eval_batch_size: int = at_least(64, 1)

@@ -22,11 +22,11 @@ from jax_prompt.tuners.pruning import Kept, Masks, full_masks, importance, prune
 
 @dataclass(frozen=True)
 class Prune:
-    """What goes after the first training.
+    """How much is pruned after the first training.
 
     Attributes:
-      token_share: share of each layer's prompts, in [0, 1).
-      segment_share: share of the 16 segments of each remaining prompt, likewise.
+      token_share: share of each layer's prompts that is pruned, in [0, 1).
+      segment_share: share of the 16 segments of each remaining prompt that is pruned, in [0, 1).
     """
 
     token_share: float = share(0.0)

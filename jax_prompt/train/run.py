@@ -176,7 +176,7 @@ class _Run:
         self._say(f'{self.source.name}: {len(self.source.classes)} classes, {sizes}')
         counts = {count(start.trainable) for start in self.starts.values()}
         text = ' to '.join(map(str, sorted({min(counts), max(counts)})))
-        self._say(f'{config.method}: {text} parameters train')
+        self._say(f'{config.method} trains {text} parameters')
 
     def _take(self, num_prompts: int) -> None:
         """Takes up one of the numbers of prompts; what is trained then, has as many."""

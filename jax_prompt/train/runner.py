@@ -91,7 +91,7 @@ class Runner:
                 return standing(self.benchmark, self.root, self.dead_seconds)
             if 'worked' not in ends:
                 if not waits:
-                    self.say('waiting for what other processes work on')
+                    self.say('waiting for units that other processes work on')
                 waits = True
                 time.sleep(poll_seconds)
 

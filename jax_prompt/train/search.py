@@ -115,7 +115,7 @@ class Search:
         path = self.folder / 'plan.json'
         if (saved := read_json(path, _AGAIN)) is not None:
             return saved['members']
-        # What holds of those with most prompts holds of the others.
+        # If those with most prompts fit, the others fit too.
         names = self._pools(list(self.candidates))[-1]
         pool = [self.candidates[name] for name in names]
         pool.sort(key=lambda one: -(one.num_prompts or 0))
@@ -125,7 +125,8 @@ class Search:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(size) | ({'lengths': lengths} if lengths else {}))
         if len(self.candidates) > 1:
-            text = f'search: {size.members} of {len(pool)} side by side: {size.reason}'
+            many = f'{size.members} at a time' if size.members > 1 else 'one at a time'
+            text = f'search: {len(self.candidates)} candidates, {many}, because {size.reason}'
             self.say(f'{text}; {lengths}' if lengths else text)
         return size.members
 
@@ -147,10 +148,12 @@ class Search:
             return ''
         text = f'{", ".join(map(str, counts))} prompts: '
         if size == 1:
-            return text + 'each as it is' + (f', since {self.apart}' if self.apart else '')
+            return (
+                text + 'one candidate at a time' + (f', because {self.apart}' if self.apart else '')
+            )
         if self.apart:
-            return text + f'a population for each number, since {self.apart}'
-        return text + 'side by side, the shorter padded and masked'
+            return text + f'a population for each number, because {self.apart}'
+        return text + 'trained together; shorter prompts are padded and masked'
 
     def _rung(self, epoch: int, names: list[str]) -> list[str]:
         """Trains to a rung and drops the worse candidates there; returns those that go on."""

@@ -1,11 +1,11 @@
 """How many candidates of a search train side by side.
 
-As many as a memory budget holds, read from the compiled program's memory analysis; on a processor
-(CPU) only where that is faster. There a step that multiplies large matrices fills the cores by
-itself, and several at once only leave its caches: such a step is known by its FLOPs and its
-candidates train one after the other. Small steps (a head on cached features) spend their time on
-calls, which all members share; in a short search that is less than a program of its own takes to
-compile. What lies between is measured on a batch.
+As many as fit into a memory budget, by the memory analysis of the compiled program. On a CPU they
+train together only if that is faster. A step with large matrix products keeps all cores busy, and
+several at once do not fit the caches; such a step is known by its FLOPs, and its candidates train
+one after the other. A small step (a head on cached features) spends its time on calls, which all
+members share. In a short search that saves less time than the shared program takes to compile.
+Steps of medium size are timed on a batch.
 """
 
 import math
@@ -34,6 +34,7 @@ _SMALL, _LARGE = 5e6, 5e8
 # and 1.9 s, compilation included, on two cores.
 _MANY_STEPS = 24_000
 _TURNS = 3
+_ASKED = 'population.size asks for it'
 _CPU_BUDGET_MB = 4096.0
 
 
@@ -42,13 +43,13 @@ class Population:
     """How a search trains its candidates.
 
     Attributes:
-      size: most candidates side by side; 1: one after the other; 0: chosen from the memory budget,
-        and on CPU by speed.
-      memory_mb: what the program of a population may hold, in MB; 0: three quarters of an
+      size: largest number of candidates that train at once; 1: one after the other; 0: the search
+        chooses, by memory and on CPU by speed.
+      memory_mb: memory that the candidates of one program may take, in MB; 0: three quarters of an
         accelerator's memory, 4 GB on CPU.
-      rungs: epochs after which the worse candidates on val are dropped (successive halving,
-        Jamieson & Talwalkar, arXiv:1502.07943); (): none is.
-      eta: at a rung one in `eta` candidates goes on, rounded up.
+      rungs: epochs after which the candidates that are worse on val are dropped (successive
+        halving, Jamieson & Talwalkar, arXiv:1502.07943); (): no candidate is dropped.
+      eta: after each of these epochs one in `eta` candidates goes on, rounded up.
     """
 
     size: int = at_least(0)
@@ -97,15 +98,15 @@ def choose_size(
     """
     size = min(options.size or len(stages), len(stages))
     if size == 1:
-        return Size(1, 'asked for' if options.size else 'one candidate')
-    # Of several processes each would measure something else, and all must do the same.
+        return Size(1, _ASKED if options.size else 'there is one candidate')
+    # Several processes would each measure another time, but all must make the same choice.
     by_speed = not options.size and jax.default_backend() == 'cpu'
     flops = _flops(stages[0], trainables[0], frozen) / num_cores() if by_speed else 0.0
     if flops > _LARGE or (flops > _SMALL and jax.process_count() > 1):
-        return Size(1, f'a step of {flops:.1e} FLOPs a core fills the processor by itself')
+        return Size(1, f'one candidate keeps the cores busy ({flops:.1e} FLOPs a step and core)')
     steps = sum(stage.last_epoch * stage.program.steps_per_epoch for stage in stages)
     if by_speed and steps < _MANY_STEPS:
-        return Size(1, f'{steps} steps in all do not repay the compilation of another program')
+        return Size(1, f'{steps} steps in all are too few to repay compiling another program')
     budget, need = options.memory_mb or _memory_mb(), 0.0
     while size > 1:
         # Groups of one size: each size is a program of its own.
@@ -116,7 +117,7 @@ def choose_size(
             break
         size = max(1, min(size - 1, int(size * budget / need)))
     if size == 1:
-        return Size(1, f'two side by side would hold more than {budget:.0f} MB')
+        return Size(1, f'two at a time would need more than {budget:.0f} MB')
     if flops > _SMALL:
         # Where prompts differ, one alone takes what lies between the longest and the shortest.
         ends = (0,) if members.lengths is None else (0, size - 1)
@@ -124,8 +125,9 @@ def choose_size(
         alone = statistics.mean(_seconds(one, False) for one in solo)
         beside = _seconds(members, True) / size
         if beside > 0.95 * alone:
-            return Size(1, f'{size} side by side: {beside / alone:.2f} x the time of one')
-    reason = 'asked for' if options.size else f'{need:.0f} of {budget:.0f} MB'
+            ratio = beside / alone
+            return Size(1, f'a candidate takes {ratio:.2f} x the time when {size} train at a time')
+    reason = _ASKED if options.size else f'they need {need:.0f} of {budget:.0f} MB'
     return Size(size, reason, need)
 
 

@@ -1,4 +1,4 @@
-"""One training, a stage: what it is given, what it gives, and how it fails."""
+"""A stage is one training: its inputs, its results, and its failures."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

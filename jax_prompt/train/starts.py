@@ -1,4 +1,4 @@
-"""What training starts from: for each number of prompts of a run its program and initial values."""
+"""The program and the initial values of a run, for each of its numbers of prompts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from jax_prompt.train.step import Program
 
 @dataclass
 class Start:
-    """What a training with some number of prompts starts from: what its own run would.
+    """The initial state of a training with P prompts. It equals that of a run with only that P.
 
     Attributes:
       program: starts from the image.

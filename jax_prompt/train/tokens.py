@@ -1,4 +1,4 @@
-"""The frozen backbone as calibration sees it: tokens before, between and after its blocks."""
+"""Gives calibration the tokens of the frozen backbone: before, between and after its blocks."""
 
 from dataclasses import dataclass, replace
 from functools import partial

@@ -37,8 +37,8 @@ class Adapter(Tuner):
 
     Attributes:
       hidden: width of the bottleneck.
-      faithful: start from zeros throughout, as the released code of VPT does: gelu(D h + d) and U
-        then stay 0, and u alone, a learned offset of the branch, ever gets a gradient.
+      faithful: True starts with zeros everywhere, as the released code of VPT does. Then gelu(D h +
+        d) and U stay 0, and only u, an offset of the branch, ever gets a gradient.
     """
 
     hidden: int = at_least(64, 1)

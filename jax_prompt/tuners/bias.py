@@ -19,8 +19,8 @@ class Biases(Tuner):
     """Adds nothing; knows which leaves are biases.
 
     Attributes:
-      faithful: as the released code of VPT: on a Swin the tables of relative position biases train
-        too; on a ResNet, which it runs without gradients, nothing does.
+      faithful: True does what the released code of VPT does. On a Swin it also trains the tables
+        of relative position biases. It runs a ResNet without gradients, so nothing trains there.
     """
 
     faithful: bool = False

@@ -49,10 +49,12 @@ class DVPT(VPT):
     """Prompts with an instance-wise clue at the first block.
 
     Attributes:
-      dynamic: 'specific': a clue for each prompt (Table 3: better); 'shared': one for all.
-      meta_layers: k, linear layers of the Meta-Net, at least 2 (Table 2: 2, 4 or 6).
-      meta_width: m, its inner width.
-      meta_input: what it sees: 'patches', the mean patch token at block 1, or 'pixels', the image.
+      dynamic: 'specific' makes a clue for each prompt (better in Table 3); 'shared' makes one for
+        all.
+      meta_layers: number of linear layers k of the Meta-Net, at least 2 (Table 2: 2, 4 or 6).
+      meta_width: inner width m of the Meta-Net.
+      meta_input: input of the Meta-Net: 'patches', the mean patch token at block 1, or 'pixels',
+        the image.
     """
 
     dynamic: str = 'specific'

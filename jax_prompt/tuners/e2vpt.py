@@ -42,10 +42,10 @@ class E2VPT(VPT):
     """Deep input prompts and key-value prompts, whole or pruned.
 
     Attributes:
-      num_prompts: P, input prompts a layer before pruning.
-      deep: True, the only form.
-      dropout_rate: share of elements of both kinds of prompts dropped in training.
-      num_kv_prompts: M, key-value prompts a layer (the paper's usual: 5).
+      num_prompts: number of input prompts P of a layer before pruning.
+      deep: True; there is no other form.
+      dropout_rate: share of elements of both kinds of prompts that is dropped in training.
+      num_kv_prompts: number of key-value prompts M of a layer (the paper usually takes 5).
       kept: what pruning left, [L, P, R] of 0 and 1 as `pruning.prune` returns it; (): everything.
     """
 

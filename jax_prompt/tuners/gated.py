@@ -36,9 +36,9 @@ class GatedVPT(VPT):
     """Shallow prompts with gates between blocks and attention temperatures.
 
     Attributes:
-      num_prompts: P (the paper: 100).
-      deep: False, the only form.
-      dropout_rate: share of prompt elements dropped in training (the released code: 0.1).
+      num_prompts: number of prompts P (the paper: 100).
+      deep: False; there is no other form.
+      dropout_rate: share of prompt elements that is dropped in training (the released code: 0.1).
     """
 
     num_prompts: int = at_least(100, 1, 10_000)

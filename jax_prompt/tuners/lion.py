@@ -46,27 +46,28 @@ class LION(Tuner):
     """The two prompt blocks.
 
     Attributes:
-      image_block: whether there is P1.
-      feature_block: whether there is P2.
-      channels: c, channels inside P1.
-      width: m, width of P2; 0: the paper's for the backbone's family.
-      layers: layers inside each block, 1 to 4.
-      block: kind of the blocks, see `tuners/equilibrium.py`.
-      kappa: modulus of contraction of 'clipped' and 'opteq' blocks.
-      input: what P2 sees: 'raw' F(x), a constant (eq. 2); 'prompted' F(x~); or 'image', x itself
-        pooled to 8 x 8 pixels (step iii of the paper's text).
-      solver: 'anderson', 'damped' or 'plain' iteration.
-      damping: step of 'damped', mixing of 'anderson'.
-      rtol: relative residual at which a forward solve ends.
-      max_iter: most iterations of it.
-      eval_rtol: the same in evaluation.
-      eval_max_iter: likewise.
-      jacobian: weight of the Jacobian penalty, added to the loss; 0: none. For blocks that nothing
-        bounds ('tutorial', or kappa=0).
-      gradient: 'implicit', 'one_step', 'phantom' or 'neumann' (`deq/fixed_point.py`).
-      gradient_terms: terms of 'phantom' and 'neumann'.
+      image_block: True uses the block P1 on the image.
+      feature_block: True uses the block P2 on the features.
+      channels: number of channels c inside P1.
+      width: width m of P2; 0: the paper's width for the backbone's family.
+      layers: number of layers inside each block, 1 to 4.
+      block: kind of the blocks: 'clipped', 'opteq' or 'tutorial' (`tuners/equilibrium.py`).
+      kappa: modulus of contraction of 'clipped' and 'opteq' blocks; 0: kernels are not clipped.
+      input: input of P2: 'raw', the features F(x) of the unprompted image (eq. 2); 'prompted', the
+        features F(x~); 'image', x itself pooled to 8 x 8 pixels (step iii of the paper's text).
+      solver: iteration that solves a block: 'anderson', 'damped' or 'plain'.
+      damping: step size of 'damped', or mixing of 'anderson'.
+      rtol: relative residual at which a forward solve ends in training.
+      max_iter: largest number of iterations of a forward solve in training.
+      eval_rtol: relative residual at which a forward solve ends in evaluation.
+      eval_max_iter: largest number of iterations of a forward solve in evaluation.
+      jacobian: weight of the Jacobian penalty in the loss; 0: no penalty. Use it for blocks that
+        nothing bounds ('tutorial', or kappa=0).
+      gradient: gradient of a solve: 'implicit', 'one_step', 'phantom' or 'neumann'
+        (`deq/fixed_point.py`).
+      gradient_terms: number of terms of 'phantom' and 'neumann'.
       backward_rtol: relative residual at which the implicit backward solve ends.
-      backward_max_iter: most iterations of it.
+      backward_max_iter: largest number of iterations of the implicit backward solve.
     """
 
     image_block: bool = True

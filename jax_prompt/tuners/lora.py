@@ -46,14 +46,14 @@ class LoRA(Tuner):
     """Low-rank updates of named projections, in the layers from `first_layer` on.
 
     Attributes:
-      rank: r.
-      scale: s, by which the update is multiplied (alpha / r of eq. 3).
+      rank: rank r of the update.
+      scale: factor s of the update (alpha / r of eq. 3).
       parts: what is updated, names joined by commas: 'qkv' (one A for all three), 'q', 'k', 'v'
-        (each its own), 'proj', 'fc1', 'fc2', or 'mlp' for the last two; on a ResNet 'conv1',
-        'conv2', 'conv3', 'down_conv' (the shortcut's), or 'conv' for all that there are. 'auto':
-        'qkv' on a transformer, 'conv2', which is 3x3 in every block, on a ResNet.
+        (an A for each), 'proj', 'fc1', 'fc2', or 'mlp' for the last two. On a ResNet: 'conv1',
+        'conv2', 'conv3', 'down_conv' (in the shortcut), or 'conv' for all of them. 'auto' is 'qkv'
+        on a transformer and 'conv2' on a ResNet, which is 3x3 in every block.
       first_layer: first layer that is updated; training starts from the tokens that enter it.
-      dropout_rate: share of the elements of x dropped on the way to A in training (NOAH: 0).
+      dropout_rate: share of the elements of x that is dropped before A in training (NOAH: 0).
     """
 
     rank: int = at_least(8, 1)

@@ -1,9 +1,9 @@
 """MLP-k: a head of k layers on frozen features.
 
 The baseline "MLP-k" of Jia et al., arXiv:2203.12119: k - 1 times (dense, ReLU, norm, dropout .1)
-before the linear classifier. Their norm is a batch norm; here it is a layer norm of as many
-parameters, so that no image's result depends on the other images of its batch and nothing but
-trained parameters has to be kept.
+before the linear classifier. Their norm is a batch norm. Here it is a layer norm with as many
+parameters. So no image's result depends on the other images of its batch, and a run keeps nothing
+but trained parameters.
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class MLPHead(Tuner):
     """Hidden layers between the features and the classifier.
 
     Attributes:
-      layers: k, the classifier included; the papers' tables have 2, 3, 5 and 9.
-      dropout_rate: share of hidden elements dropped in training.
-      norm: 'layer', or 'none'.
+      layers: number of layers k, the classifier included; the papers' tables have 2, 3, 5 and 9.
+      dropout_rate: share of hidden elements that is dropped in training.
+      norm: norm after each hidden layer: 'layer' or 'none'.
     """
 
     layers: int = at_least(3, 2, 1000)

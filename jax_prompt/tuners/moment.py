@@ -26,8 +26,8 @@ class MomentProbing(Tuner):
     """Second moments of the final tokens.
 
     Attributes:
-      width: m, channels of each projection.
-      heads: h, heads that m is split into.
+      width: number of channels m of each projection.
+      heads: number of heads h that m is split into.
     """
 
     width: int = at_least(64, 1)

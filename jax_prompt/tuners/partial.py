@@ -1,10 +1,10 @@
-"""Partial-k: the last k blocks, what stands between them and the final norm train.
+"""Partial-k: the last k blocks train, and all that lies between them and the final norm.
 
 Yosinski et al., "How transferable are features in deep neural networks?", arXiv:1411.1792, as a
 baseline of Jia et al., arXiv:2203.12119 (k = 1 there). Training starts from the tokens that enter
-block L - k, which are cached where no augmentation is random. On a ResNet blocks are residual
-blocks, behind which there is no norm; their batch norms keep their statistics. (The code of Jia et
-al. counts whole stages there: its k = 1 is `last` = 3 on a ResNet-50.)
+block L - k. They are cached if no augmentation is random. On a ResNet blocks are residual blocks,
+with no norm behind them. Their batch norms keep their statistics. (The code of Jia et al. counts
+whole stages there: its k = 1 is `last` = 3 on a ResNet-50.)
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Partial(Tuner):
     """Adds nothing; knows which blocks train.
 
     Attributes:
-      last: k, blocks that train, from the end.
+      last: number of blocks k that train, counted from the end.
     """
 
     last: int = at_least(1, 1)

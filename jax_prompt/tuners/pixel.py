@@ -9,11 +9,11 @@ has no tokens for a prompt to stand among:
   channels, and the first convolution gets as many further slices of its kernel [k, k, 3 + p, C].
   Trainable scalars: p S^2 + k^2 p C.
 
-As there, prompts are pixels in [0, 1], drawn uniformly, and normalised by ImageNet's mean and
-standard deviation on their way into the network. A convolution is linear in its input channels, so
-the further slices' part is added to the output of the frozen ones, and no backbone knows of it.
-Both run on transformers too, where the paper has tokens: a border then lies inside the image, whose
-grid of patches must stay.
+As in that code, prompts are pixels in [0, 1]. They start uniform and are normalised by ImageNet's
+mean and standard deviation before they enter the network. A convolution is linear in its input
+channels, so the output of the new slices is added to the output of the frozen ones, and the
+backbone needs no change. Both run on transformers too, where the paper has tokens. There a border
+lies inside the image, because the grid of patches must stay.
 """
 
 import math
@@ -39,10 +39,10 @@ class BorderPrompt(Tuner):
     """A learned border around the image, the same for all images.
 
     Attributes:
-      num_prompts: p, its width in pixels.
-      border: 'outside' (the image grows, for a ResNet), 'inside' (the image is resized to S - 2p
-        pixels, and with its border is S again; 12 p (S - p) scalars), or 'auto': outside on a
-        ResNet, inside where tokens lie on a fixed grid.
+      num_prompts: width p of the border in pixels.
+      border: 'outside' makes the image larger, for a ResNet. 'inside' resizes the image to S - 2p
+        pixels, so that it has S again with its border (12 p (S - p) scalars). 'auto' is 'outside'
+        on a ResNet and 'inside' on backbones with a fixed grid of tokens.
     """
 
     num_prompts: int = at_least(10, 1, 10_000)

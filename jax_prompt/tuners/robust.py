@@ -1,4 +1,4 @@
-"""Robust training: only the parameters that matter follow the gradient, the others shrink.
+"""Robust training: parameters that matter follow the gradient, the others shrink.
 
 Wang et al., "LION: Implicit Vision Prompt Tuning" (AAAI 2024), section 3.3. A parameter's
 criticality is |gradient x value| (eq. 7); those at or above a threshold are crucial (eq. 8) and
@@ -8,12 +8,12 @@ train.
 
 Departures, each an option where that makes sense:
 
-- `tau` is a quantile, the share of parameters held non-crucial: the paper's .2 to .8 can't be
-  absolute values of products of gradients. 'absolute' and 'max' (a share of the largest) exist.
-- Eq. 11 oscillates by lr around 0; here a step ends at 0. Taken at lr for a whole training it kills
-  any weight, so `shrink` scales it.
-- The optimizer sees all raw gradients, so that its moments are those of ordinary training, and
-  weight decay does not act where the shrinking does.
+- `tau` is a quantile, the share of parameters that count as non-crucial. The paper's .2 to .8 can't
+  be absolute values of products of gradients. 'absolute' and 'max' (a share of the largest) exist.
+- With eq. 11 a weight oscillates by lr around 0; here it stops at 0. At lr, a whole training would
+  remove every weight, so `shrink` scales the step.
+- The optimizer sees all raw gradients, so its moments are those of ordinary training. Weight decay
+  does not act on parameters that shrink.
 """
 
 from collections.abc import Callable
@@ -51,11 +51,13 @@ class RobustTraining:
     """Options of robust training.
 
     Attributes:
-      tau: the threshold; 0: off, all parameters train. The paper: .4.
-      threshold: what tau is: 'quantile', 'absolute', or 'max', a share of the largest criticality.
-      shrink: the others move by lr x shrink towards 0; 1: the paper's.
-      warmup_steps: steps in which all parameters train.
-      ema: decay of a moving average of the criticality; 0: that of the step alone.
+      tau: the threshold of criticality; 0: robust training is off and all parameters train. The
+        paper takes .4.
+      threshold: how tau is meant: 'quantile', the share of parameters that count as non-crucial;
+        'absolute', a value; or 'max', a share of the largest criticality.
+      shrink: non-crucial parameters move towards 0 by lr x shrink; the paper takes 1.
+      warmup_steps: number of first steps in which all parameters train.
+      ema: decay of a moving average of the criticality; 0: each step takes its own.
     """
 
     tau: float = at_least(0.0)

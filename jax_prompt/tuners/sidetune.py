@@ -24,8 +24,8 @@ class SideTune(Tuner):
     """The side network.
 
     Attributes:
-      width: channels of its first convolution; each further one has twice as many.
-      depth: convolutions.
+      width: number of channels of the first convolution; each further one has twice as many.
+      depth: number of convolutions.
     """
 
     width: int = at_least(16, 1)

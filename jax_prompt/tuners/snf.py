@@ -35,8 +35,8 @@ class SNF(Tuner):
     """The flows of all shortcuts.
 
     Attributes:
-      kind: 'affine' or 'planar'.
-      flows: maps one after the other at each shortcut.
+      kind: kind of the maps: 'affine' or 'planar'.
+      flows: number of maps at each shortcut, one after the other.
     """
 
     kind: str = 'affine'

@@ -33,8 +33,8 @@ class SSF(Tuner):
     """Scales and shifts after all operations of a backbone that have weights.
 
     Attributes:
-      identity: start from gamma = 1 and beta = 0, so from the frozen network. The paper starts near
-        it: N(1, 0.02) and N(0, 0.02).
+      identity: True starts with gamma = 1 and beta = 0, which is the frozen network. False starts
+        near it, as the paper does: N(1, 0.02) and N(0, 0.02).
     """
 
     identity: bool = False

@@ -1,14 +1,15 @@
 """Visual prompt tuning: learned tokens beside the patches of a frozen transformer.
 
 Jia et al., "Visual Prompt Tuning", arXiv:2203.12119. Shallow (eq. 4, 5): P prompts enter block 1
-and go on through the others. Deep (eq. 6, 7): each block has its own P prompts, which replace what
-became of the former ones. Trainable scalars: P * D shallow, L * P * D deep, with stages of
-unlike widths the sum of theirs.
+and pass through the others. Deep (eq. 6, 7): each block has P prompts of its own. They replace the
+outputs of the prompts of the block before. Trainable scalars: P * D shallow, L * P * D deep. If
+stages differ in width, the count is the sum over stages.
 
-In a Swin prompts enter every window, and what becomes of them there is averaged over the windows;
-between stages a prompt is joined with itself four times, as four patches are, and merged like them.
+In a Swin prompts enter every window. After the block each prompt is averaged over the windows.
+Between stages four patches are joined and merged; a prompt is joined with itself four times and
+merged like them.
 
-SPT is the same tuner, its prompts calibrated from the task's own tokens (`train/calibrate.py`).
+SPT is the same tuner. Its prompts are calibrated from the task's own tokens (`train/calibrate.py`).
 """
 
 import math
@@ -31,13 +32,13 @@ class VPT(Tuner):
     """Learned prompts, shallow or deep.
 
     Attributes:
-      num_prompts: P, prompts a layer.
-      deep: whether every block has its own.
-      dropout_rate: share of prompt elements dropped in training (the released code: 0.1 deep, 0
-        shallow).
-      faithful: in a Swin, as the released code does it: a window's prompts are those of another
-        image of the batch, wherever a stage has several windows, and each image's averages are over
-        windows of others. Results then depend on the batch.
+      num_prompts: number of prompts P of a layer.
+      deep: True gives every block prompts of its own.
+      dropout_rate: share of prompt elements that is dropped in training (the released code: 0.1
+        deep, 0 shallow).
+      faithful: True does what the released code does in a Swin. If a stage has several windows, a
+        window then gets the prompts of another image of the batch, and averages are over windows of
+        other images. So results depend on the batch.
     """
 
     num_prompts: int = at_least(10, 1, 10_000)

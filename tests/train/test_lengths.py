@@ -271,12 +271,13 @@ def _search(method, folder, options, **changes):
 @pytest.mark.parametrize('rungs', [(), (1,)])
 def test_a_search_over_lengths_side_by_side_is_that_of_solo_runs(tmp_path, rungs):
     _, solo, said, path = _search('vpt_deep', tmp_path / 'a', Population(1, rungs=rungs))
-    assert json.loads(path.read_text())['lengths'] == '1, 3 prompts: each as it is'
+    assert json.loads(path.read_text())['lengths'] == '1, 3 prompts: one candidate at a time'
     _, mixed, said, path = _search('vpt_deep', tmp_path / 'b', Population(4, rungs=rungs))
-    text = '1, 3 prompts: side by side, the shorter padded and masked'
+    text = '1, 3 prompts: trained together; shorter prompts are padded and masked'
     plan = json.loads(path.read_text())
     assert (plan['members'], plan['lengths']) == (4, text)
-    assert said[0] == f'search: 4 of 4 side by side: asked for; {text}'
+    told = 'search: 4 candidates, 4 at a time, because population.size asks for it'
+    assert said[0] == f'{told}; {text}'
     assert mixed.name == solo.name
     for a, b in zip(mixed.rows, solo.rows, strict=True):
         assert {**a, 'seconds': 0} == {**b, 'seconds': 0}
@@ -297,9 +298,9 @@ def test_lengths_that_can_not_share_a_program_have_populations_of_their_own(tmp_
         'gated_vpt', tmp_path / 'a', Population(4), epochs=1, optim=Optim('sgd')
     )
     assert groups == [[1, 1], [3, 3]]
-    text = '1, 3 prompts: a population for each number, since GatedVPT does not mask prompts'
+    text = '1, 3 prompts: a population for each number, because GatedVPT does not mask prompts'
     assert json.loads(path.read_text())['lengths'] == text
-    assert said[0].startswith('search: 2 of 2 side by side')
+    assert said[0].startswith('search: 4 candidates, 2 at a time, because')
     assert said[0].endswith(text)
     assert all(row['status'] == 'done' for row in found.rows)
     ranked = sorted(search.candidates, key=lambda name: search._merit(name, 0.5), reverse=True)

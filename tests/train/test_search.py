@@ -188,7 +188,7 @@ def test_what_fills_the_processor_trains_one_after_the_other(parts, tmp_path, mo
     monkeypatch.setattr(sizing, '_LARGE', 0.0)
     got = choose_size(stages, trainables, {}, Population())
     assert got.members == 1
-    assert 'fills the processor' in got.reason
+    assert 'keeps the cores busy' in got.reason
     assert choose_size(stages, trainables, {}, Population(size=4)).members == 4
     monkeypatch.setattr(sizing, '_LARGE', 1e9)
     got = choose_size(stages, trainables, {}, Population())
