@@ -9,8 +9,7 @@ import numpy as np
 
 from jax_prompt.backbones.resnet_config import ResNetConfig
 from jax_prompt.core.spec import Site
-from jax_prompt.weights.rules import Matched
-from jax_prompt.weights.tables import Shape, Table
+from jax_prompt.weights.rules import Matched, Shape, Table
 
 
 @dataclass(frozen=True)

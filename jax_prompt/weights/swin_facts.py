@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.backbones.swin_config import SwinConfig, merge_name
-from jax_prompt.weights.rules import Matched
-from jax_prompt.weights.tables import Shape, Table
+from jax_prompt.weights.rules import Matched, Shape, Table
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.backbones.vit_config import ViTConfig
-from jax_prompt.weights.rules import Matched
-from jax_prompt.weights.tables import Shape, Table
+from jax_prompt.weights.rules import Matched, Shape, Table
 
 
 @dataclass(frozen=True)
