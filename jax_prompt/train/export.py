@@ -67,7 +67,15 @@ def exported(run: Restored, name: str = '') -> Exported:
             f'be exported; allowed: {", ".join(fits)}. Predict with the run itself '
             '(launch/predict.py)'
         )
-    merged = classifier.tuner.merged(params['backbone'], params.get('tuner', {}), classifier.spec)
+    try:
+        added = params.get('tuner', {})
+        merged = classifier.tuner.merged(params['backbone'], added, classifier.spec)
+    except ValueError as error:
+        where, reason = run.config.backbone, str(error).partition(';')[0]
+        raise ValueError(
+            f"method {method} can't be merged into {where}: {reason}. Predict with the run itself "
+            '(launch/predict.py)'
+        ) from error
     tree = jax.tree.map(np.asarray, unstack_layers(merged))
     config = classifier.backbone.config
     tree, config, notes = _own_positions(run, tree, config)

@@ -53,9 +53,10 @@ class Family:
         """
         fitting = [table for table in self.formats.values() if table.prefix(names) is not None]
         if not fitting:
-            refuse(self.strangers, names, source, f'a plain {self.name}')
+            known = f'{source} is no {self.name} of a known format'
+            refuse(self.strangers, names, known, f'a plain {self.name}')
             raise ValueError(
-                f'{source} is no {self.name} of a known format ({list(self.formats)}); it lacks '
+                f'{known} ({list(self.formats)}); it lacks '
                 f'its first layer; its names begin with {sorted(names)[:6]}'
             )
         shown = [table for table in fitting if table.shows(names, container.split('/'))]

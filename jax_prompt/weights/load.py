@@ -20,8 +20,8 @@ from jax_prompt.core.files import whole_file
 from jax_prompt.core.tree import Tree, flatten, unflatten, unstack_layers
 from jax_prompt.weights.families import FAMILIES, Family
 from jax_prompt.weights.identity import Identity, Report, colour
-from jax_prompt.weights.origin import KEY, Given, as_recorded, find_origin
-from jax_prompt.weights.readers import read
+from jax_prompt.weights.origin import KEY, Given, Origin, as_recorded, find_origin
+from jax_prompt.weights.readers import Contents, read
 from jax_prompt.weights.rules import apply, match_names
 from jax_prompt.weights.wrappers import unwrapped
 from jax_prompt.weights.writer import STORED, write_safetensors
@@ -72,6 +72,19 @@ def load_weights(
         origin = find_origin(contents, name, given, path, family)
     else:
         origin = as_recorded(contents, identity, path, family)
+    origin = replace(origin, notes=(*unwrapping, *origin.notes))
+    if mean is not None or std is not None:
+        own = origin.identity
+        own = replace(own, mean=mean or own.mean, std=std or own.std)
+        notes = (*origin.notes, 'mean or std were given by hand')
+        origin = replace(origin, identity=own, notes=notes)
+    return _load(contents, origin, name, path, family)
+
+
+def _load(
+    contents: Contents, origin: Origin, name: str, path: Path, family: Family
+) -> tuple[Tree, Report]:
+    """Rearranges a file's tensors, knowing what it is."""
     tensors, config = contents.tensors, origin.config
     matched = match_names(origin.table, tensors, str(path))
     facts, wanted = family.facts_of(matched, tensors), family.facts_asked(config)
@@ -82,16 +95,8 @@ def load_weights(
         )
     applied = apply(matched, tensors, family.leaf_shapes(config), str(path))
     grid = family.settle_positions(applied.flat, config, str(path))
-    identity, notes = origin.identity, (*unwrapping, *origin.notes)
-    if mean is not None or std is not None:
-        identity = replace(
-            identity,
-            mean=mean or identity.mean,
-            std=std or identity.std,
-        )
-        notes = (*notes, 'mean or std were given by hand')
     report = Report(
-        identity=identity,
+        identity=origin.identity,
         config=config,
         form=contents.form,
         container=contents.container,
@@ -99,7 +104,7 @@ def load_weights(
         used=applied.used,
         skipped=applied.skipped,
         left=contents.left,
-        notes=notes,
+        notes=origin.notes,
         unsettled=origin.unsettled,
     )
     return unflatten(applied.flat), report

@@ -293,7 +293,7 @@ def _converted(contents: Contents, name: str, path: Path, digest: str, family: F
     try:
         identity = Identity.from_dict(json.loads(contents.metadata[KEY]))
         config = identity.config()
-    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f'{path}: its identity is damaged ({error}); convert it again') from error
     asked, held = lookup(name), identity.label
     if listed_arch(held) != asked.arch or (name == asked.name and '.' in held and held != name):

@@ -8,7 +8,7 @@ normalised, LayerNorm's epsilon, the number of heads.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,8 @@ def read_sidecar(path: Path, config: Config) -> Sidecar:
                 _timm(said, data, config)
             elif 'model_type' in data:
                 _hugging_face(said, data, config)
-        except (TypeError, ValueError) as error:
+            replace(config, **said.fields)  # refuses values that no network has
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f'{path.parent / name}: {error}') from error
     return said
 
@@ -86,7 +87,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise ValueError(f'{path} has more than {_MAX_BYTES} bytes; move it away from the weights')
     try:
         data = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f'{path} is damaged ({error}); mend it, or move it away from the weights'
         ) from error

@@ -9,6 +9,7 @@ from jax_prompt.weights.readers import Contents
 
 _COMPILED = '_orig_mod.'  # of torch.compile, at the head or after another prefix
 _SCANNED = re.compile(r'(.*Transformer/encoderblock)/(.+)')  # big_vision with scan=True
+_MOST_LAYERS = 1000
 
 
 def unwrapped(contents: Contents) -> tuple[Contents, tuple[str, ...]]:
@@ -35,8 +36,11 @@ def _unstacked(
     tensors: dict[str, np.ndarray], scanned: dict[str, re.Match[str]]
 ) -> dict[str, np.ndarray]:
     depths = {tensors[name].shape[:1] for name in scanned}
-    if len(depths) != 1 or () in depths:
-        raise ValueError(f'stacked blocks have different numbers of layers: {sorted(depths)}')
+    if len(depths) != 1 or () in depths or max(depths)[0] > _MOST_LAYERS:
+        raise ValueError(
+            f'stacked blocks have different numbers of layers, or more than {_MOST_LAYERS}: '
+            f'{sorted(depths)[:4]}'
+        )
     out = {name: tensor for name, tensor in tensors.items() if name not in scanned}
     for name, match in scanned.items():
         block, leaf = match.groups()

@@ -14,7 +14,8 @@ from jax_prompt.data.kept import Kept
 from jax_prompt.methods import get_method
 from jax_prompt.train.build import build_backbone, build_program, init_params
 from jax_prompt.train.export import exported
-from jax_prompt.train.restore import Restored
+from jax_prompt.train.restore import Restored, restore
+from jax_prompt.train.run import run
 from jax_prompt.weights.load import load_weights, save_converted
 from launch import export
 
@@ -44,12 +45,12 @@ def make_run(make_config):
 
 @pytest.mark.parametrize('method', ['lora', 'ssf', 'bias', 'partial', 'full', 'lora+bias'])
 def test_the_file_gives_the_tuned_networks_features(method, make_run, tmp_path):
-    run = make_run(method)
-    classifier, params = run.program.classifier, merge(run.trainable, run.frozen)
+    tuned = make_run(method)
+    classifier, params = tuned.program.classifier, merge(tuned.trainable, tuned.frozen)
     want = classifier.backbone.apply(
         {'params': params['backbone']}, IMAGES, classifier.tuner, params.get('tuner', {})
     )
-    made = exported(run)
+    made = exported(tuned)
     save_converted(tmp_path / 'w', made.tree, made.identity, head=made.head, classes=made.classes)
     tree, report = load_weights(tmp_path / 'w', 'vit_micro')
     plain = family_of(report.config)
@@ -83,14 +84,19 @@ def test_what_is_no_change_of_weights_is_refused_by_name(method, make_run):
     assert get_method('ssf').make_tuner().merges()
 
 
+def test_a_shift_that_has_no_bias_to_go_to_is_refused(make_run):
+    with pytest.raises(ValueError, match=r"ssf can't be merged into swin_micro: .*has no bias, "):
+        exported(make_run('ssf', backbone='swin_micro', image_size=0))
+
+
 def test_a_linear_head_alone_is_exported_with_its_head(make_run, tmp_path, monkeypatch, capsys):
-    run = make_run('linear', image_size=0)
-    monkeypatch.setattr(export, 'restore', lambda *_: run)
+    tuned = make_run('linear', image_size=0)
+    monkeypatch.setattr(export, 'restore', lambda *_: tuned)
     out = tmp_path / 'w.safetensors'
     command = ['--workdir', 'x', '--out', str(out)]
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match='--head'):
         export.main(command)
-    assert '--head' in capsys.readouterr().err and not out.exists()
+    assert not out.exists()
     export.main([*command, '--head', '--name', 'mine'])
     assert 'backbone and head' in capsys.readouterr().out
     tree, report = load_weights(out, 'vit_micro')
@@ -99,7 +105,7 @@ def test_a_linear_head_alone_is_exported_with_its_head(make_run, tmp_path, monke
     for path, leaf in flatten(original).items():
         np.testing.assert_array_equal(flatten(tree)[path], leaf)
     with pytest.raises(ValueError, match='allowed: letters, digits'):
-        exported(run, 'a/b')
+        exported(tuned, 'a/b')
 
 
 def test_training_refuses_weights_whose_meaning_is_open(make_config, tmp_path):
@@ -120,3 +126,19 @@ def test_training_refuses_weights_whose_meaning_is_open(make_config, tmp_path):
     save_file({'x': np.zeros(1, np.float32)}, path)
     with pytest.raises(ValueError, match='Put the original file back'):
         build_backbone(make_config(weights=str(path)), recorded)
+
+
+def test_training_prints_and_keeps_the_notes_of_the_weights(make_config, tmp_path, capsys):
+    """And what it has recorded is what evaluation takes, whatever lies beside the file then."""
+    tree, _ = load_weights(None, 'vit_micro')
+    (tmp_path / 'w').mkdir()
+    path = tmp_path / 'w' / 'model.safetensors'
+    save_file({k: np.ascontiguousarray(v) for k, v in flatten(tree).items()}, path)
+    beside = tmp_path / 'w' / 'preprocessor_config.json'
+    beside.write_text('{"image_mean": [0.4, 0.4, 0.4], "image_std": [0.3, 0.3, 0.3]}')
+    result = run(make_config(method='linear', weights=str(path), epochs=1), tmp_path / 'run')
+    assert f'weights: {result["weights_notes"][0]}' in capsys.readouterr().out
+    assert 'preprocessor_config.json beside it says' in result['weights_notes'][0]
+    assert result['mean'] == result['weights']['mean'] == [0.4] * 3
+    beside.unlink()
+    assert restore(tmp_path / 'run').program.mean == (0.4,) * 3

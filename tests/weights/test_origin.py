@@ -132,6 +132,13 @@ def test_what_lies_beside_a_file_of_hugging_face_is_read(tags, plain, tmp_path):
     [
         ('config.json', '{"model_type"', 'config.json is damaged'),
         ('config.json', '{"model_type": "vit", "hidden_act": "gelu_new"}', "hidden_act is 'gelu_n"),
+        (
+            'config.json',
+            '{"model_type": "vit", "num_attention_heads": 3}',
+            'no multiple of 3 heads',
+        ),
+        ('config.json', '{"model_type": "vit", "layer_norm_eps": NaN}', 'norm_epsilon is nan'),
+        ('config.json', '[' * 99999, 'config.json is damaged'),
         ('preprocessor_config.json', '{"image_mean": [1], "image_std": [1]}', r'mean is \[1\]'),
     ],
 )
