@@ -111,6 +111,29 @@ class Checkpoints:
             raise DamagedCheckpoint(found['damage'])
         return share(held.get('tree'), like), found['info']
 
+    def restore_or_put_aside(
+        self, like: Any, step: int, *, quiet: bool = False
+    ) -> tuple[Any, dict[str, Any]]:
+        """Restores (tree, info) of a step; one that is damaged is put aside, which is said.
+
+        Args:
+          like: as in `restore`.
+          step: the step.
+          quiet: say nothing.
+
+        Raises:
+          DamagedCheckpoint: it is damaged, and has been put aside.
+        """
+        try:
+            return self.restore(like, step)
+        except DamagedCheckpoint as error:
+            aside, left = self.put_aside(step), self.latest()
+            where = 'the start' if left is None else f'step {left} at the latest'
+            if not quiet:
+                text = f'warning: {error}. It lies in {aside} now; training goes on from {where}'
+                print(text, flush=True)
+            raise
+
     def _read(self, like: Any, step: int) -> tuple[Any, dict[str, Any]]:
         path = self.path(step)
         if reason := damage(path):

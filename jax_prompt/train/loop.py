@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.core.devices import num_cores
-from jax_prompt.core.tree import Tree, flatten
+from jax_prompt.core.tree import Tree
 from jax_prompt.evals.classify import Evaluation, NonFiniteLogits, evaluate
 from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
+from jax_prompt.train.finite import diverged, find_nonfinite
 from jax_prompt.train.log import Progress, append_metrics, read_metrics, rewrite_metrics
 from jax_prompt.train.metrics import add_steps, epoch_means, too_few_converged
 from jax_prompt.train.optim import Hyper
@@ -83,15 +84,8 @@ class Record:
         """
         if step is None:
             return None
-        try:
-            return self.checkpoints.restore({'state': state._asdict(), 'best': self.best}, step)
-        except DamagedCheckpoint as error:
-            aside, left = self.checkpoints.put_aside(step), self.checkpoints.latest()
-            where = 'the start' if left is None else f'step {left} at the latest'
-            if not self.stage.quiet:
-                text = f'warning: {error}. It lies in {aside} now; training goes on from {where}'
-                print(text, flush=True)
-            raise
+        like = {'state': state._asdict(), 'best': self.best}
+        return self.checkpoints.restore_or_put_aside(like, step, quiet=self.stage.quiet)
 
     def restore(self, state: TrainState, step: int | None, saved: Saved | None) -> TrainState:
         """Takes up what `read` returned of a step, and returns its state, numpy.
@@ -127,13 +121,9 @@ class Record:
         self.info['cores'] = sorted({*self.info.get('cores', []), num_cores()})
 
     def diverged(self, what: str) -> NonFiniteLoss:
-        """Returns the error of a training that ended in NaN or infinity, `what` says where."""
-        kept = self.checkpoints.latest()
-        return NonFiniteLoss(
-            f'{self.stage.name}: {what}, learning rate {float(self.stage.hyper.lr):g}; lower lr or '
-            'set optim.clip_norm. '
-            + (f'The checkpoint of step {kept} is kept.' if kept else 'No checkpoint yet.')
-        )
+        """Returns the error of a training that ended in NaN or infinity; `what` says where."""
+        lr, kept = float(self.stage.hyper.lr), self.checkpoints.latest()
+        return diverged(self.stage.name, what, lr, kept)
 
     def validate(self, epoch: int, act: Callable[[], Evaluation]) -> Evaluation:
         """Evaluates the validation split at the end of an epoch.
@@ -211,10 +201,8 @@ class Record:
           NonFiniteLoss: a trained weight is not finite. The loss of the next step would say so, but
             after the last step there is none.
         """
-        weights = flatten({'trained': state.trainable, 'average': state.ema})
-        bad = [name for name, leaf in weights.items() if not np.isfinite(np.asarray(leaf)).all()]
-        if bad:
-            raise self.diverged(f'{bad[0]} is not finite after step {int(state.step)}')
+        if name := find_nonfinite({'trained': state.trainable, 'average': state.ema}):
+            raise self.diverged(f'{name} is not finite after step {int(state.step)}')
         tree = {'state': state._asdict(), 'best': self.best}
         self.checkpoints.save(int(state.step), tree, self.info)
         self.saved = time.perf_counter()
