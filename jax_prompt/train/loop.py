@@ -16,7 +16,7 @@ import numpy as np
 from jax_prompt.core.devices import num_cores
 from jax_prompt.core.tree import Tree
 from jax_prompt.evals.classify import Evaluation, NonFiniteLogits, evaluate
-from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
+from jax_prompt.train.checkpoint import Checkpoints, Saved
 from jax_prompt.train.finite import diverged, find_nonfinite
 from jax_prompt.train.log import Progress, append_metrics, read_metrics, rewrite_metrics
 from jax_prompt.train.metrics import add_steps, epoch_means, too_few_converged
@@ -48,9 +48,6 @@ def fit(stage: Stage, trainable: Tree, frozen: Tree) -> Fit:
     return training.result()
 
 
-Saved = tuple[Any, dict[str, Any]]  # a checkpoint's tree and what is saved beside it
-
-
 class Record:
     """What is kept of a stage beside its state: sums, best weights, metrics and checkpoints.
 
@@ -76,21 +73,14 @@ class Record:
         self.checkpoints = Checkpoints(stage.directory)
         self.saved, self.earlier = time.perf_counter(), 0.0
 
-    def read(self, state: TrainState, step: int | None) -> Saved | None:
-        """Returns what the checkpoint of a step holds, None where step is None.
-
-        Raises:
-          DamagedCheckpoint: it is damaged, and has been put aside.
-        """
-        if step is None:
-            return None
-        like = {'state': state._asdict(), 'best': self.best}
-        return self.checkpoints.restore_or_put_aside(like, step, quiet=self.stage.quiet)
+    def like(self, state: TrainState) -> Tree:
+        """Returns a tree of the form of what a checkpoint holds."""
+        return {'state': state._asdict(), 'best': self.best}
 
     def restore(self, state: TrainState, step: int | None, saved: Saved | None) -> TrainState:
-        """Takes up what `read` returned of a step, and returns its state, numpy.
+        """Takes up what the checkpoint of a step holds, and returns its state, numpy.
 
-        Where there is nothing to take up it is `state`. Metrics of later epochs are forgotten.
+        Where there is no checkpoint it is `state`. Metrics of later epochs are forgotten.
         """
         if saved is not None:
             tree, self.info = saved
@@ -203,8 +193,7 @@ class Record:
         """
         if name := find_nonfinite({'trained': state.trainable, 'average': state.ema}):
             raise self.diverged(f'{name} is not finite after step {int(state.step)}')
-        tree = {'state': state._asdict(), 'best': self.best}
-        self.checkpoints.save(int(state.step), tree, self.info)
+        self.checkpoints.save(int(state.step), self.like(state), self.info)
         self.saved = time.perf_counter()
 
     def result(self, weights: Tree) -> Fit:
@@ -248,13 +237,8 @@ class _Training:
 
     def resume(self) -> None:
         """Continues from the last whole checkpoint, if any, and forgets metrics after it."""
-        while True:
-            step = self.record.checkpoints.latest()
-            try:
-                saved = self.record.read(self.state, step)
-                break
-            except DamagedCheckpoint:
-                continue
+        like, quiet = self.record.like(self.state), self.stage.quiet
+        step, saved = self.record.checkpoints.newest(like, quiet=quiet)
         state = self.record.restore(self.state, step, saved)
         if step is not None:
             self.state = replicate(state, self.program.mesh)
