@@ -20,6 +20,8 @@ import numpy as np
 from jax_prompt.train.checksum import damage, hash_tree, write_sums
 from jax_prompt.train.distributed import from_primary, is_primary, share
 
+Saved = tuple[Any, dict[str, Any]]  # a checkpoint's tree and what is saved beside it
+
 
 class DamagedCheckpoint(ValueError):
     """A checkpoint does not hold what was written, or can't be read."""
@@ -81,7 +83,7 @@ class Checkpoints:
         """Returns the steps saved, ascending."""
         return from_primary(lambda: sorted(map(int, self._manager.all_steps())))
 
-    def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+    def restore(self, like: Any, step: int | None = None) -> Saved:
         """Restores (tree, info) of a step, by default the latest, as numpy arrays.
 
         Args:
@@ -111,7 +113,45 @@ class Checkpoints:
             raise DamagedCheckpoint(found['damage'])
         return share(held.get('tree'), like), found['info']
 
-    def _read(self, like: Any, step: int) -> tuple[Any, dict[str, Any]]:
+    def newest(self, like: Any, *, quiet: bool = False) -> tuple[int | None, Saved | None]:
+        """Restores the newest whole checkpoint, and puts aside those after it.
+
+        Args:
+          like: as in `restore`.
+          quiet: say nothing of damaged ones.
+
+        Returns:
+          Its step and what it holds; None and None where none is whole.
+        """
+        while (step := self.latest()) is not None:
+            try:
+                return step, self.restore_or_put_aside(like, step, quiet=quiet)
+            except DamagedCheckpoint:
+                continue
+        return None, None
+
+    def restore_or_put_aside(self, like: Any, step: int, *, quiet: bool = False) -> Saved:
+        """Restores (tree, info) of a step; one that is damaged is put aside, which is said.
+
+        Args:
+          like: as in `restore`.
+          step: the step.
+          quiet: say nothing.
+
+        Raises:
+          DamagedCheckpoint: it is damaged, and has been put aside.
+        """
+        try:
+            return self.restore(like, step)
+        except DamagedCheckpoint as error:
+            aside, left = self.put_aside(step), self.latest()
+            where = 'the start' if left is None else f'step {left} at the latest'
+            if not quiet:
+                text = f'warning: {error}. It lies in {aside} now; training goes on from {where}'
+                print(text, flush=True)
+            raise
+
+    def _read(self, like: Any, step: int) -> Saved:
         path = self.path(step)
         if reason := damage(path):
             raise DamagedCheckpoint(f'the checkpoint {path} is damaged: {reason}')

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.core.devices import num_cores
-from jax_prompt.core.tree import Tree, flatten
+from jax_prompt.core.tree import Tree
 from jax_prompt.evals.classify import Evaluation, NonFiniteLogits, evaluate
-from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
+from jax_prompt.train.checkpoint import Checkpoints, Saved
+from jax_prompt.train.finite import diverged, find_nonfinite
 from jax_prompt.train.log import Progress, append_metrics, read_metrics, rewrite_metrics
 from jax_prompt.train.metrics import add_steps, epoch_means, too_few_converged
 from jax_prompt.train.optim import Hyper
@@ -49,9 +50,6 @@ def fit(stage: Stage, trainable: Tree, frozen: Tree) -> Fit:
     return training.result()
 
 
-Saved = tuple[Any, dict[str, Any]]  # a checkpoint's tree and what is saved beside it
-
-
 class Record:
     """What is kept of a stage beside its state: sums, best weights, metrics and checkpoints.
 
@@ -77,28 +75,14 @@ class Record:
         self.checkpoints = Checkpoints(stage.directory)
         self.saved, self.earlier = time.perf_counter(), 0.0
 
-    def read(self, state: TrainState, step: int | None) -> Saved | None:
-        """Returns what the checkpoint of a step holds, None where step is None.
-
-        Raises:
-          DamagedCheckpoint: it is damaged, and has been put aside.
-        """
-        if step is None:
-            return None
-        try:
-            return self.checkpoints.restore({'state': state._asdict(), 'best': self.best}, step)
-        except DamagedCheckpoint as error:
-            aside, left = self.checkpoints.put_aside(step), self.checkpoints.latest()
-            where = 'the start' if left is None else f'step {left} at the latest'
-            if not self.stage.quiet:
-                text = f'warning: {error}. It lies in {aside} now; training goes on from {where}'
-                print(text, flush=True)
-            raise
+    def like(self, state: TrainState) -> Tree:
+        """Returns a tree of the form of what a checkpoint holds."""
+        return {'state': state._asdict(), 'best': self.best}
 
     def restore(self, state: TrainState, step: int | None, saved: Saved | None) -> TrainState:
-        """Takes up what `read` returned of a step, and returns its state, numpy.
+        """Takes up what the checkpoint of a step holds, and returns its state, numpy.
 
-        Where there is nothing to take up it is `state`. Metrics of later epochs are forgotten.
+        Where there is no checkpoint it is `state`. Metrics of later epochs are forgotten.
         """
         if saved is not None:
             tree, self.info = saved
@@ -129,13 +113,9 @@ class Record:
         self.info['cores'] = sorted({*self.info.get('cores', []), num_cores()})
 
     def diverged(self, what: str) -> NonFiniteLoss:
-        """Returns the error of a training that ended in NaN or infinity, `what` says where."""
-        kept = self.checkpoints.latest()
-        return NonFiniteLoss(
-            f'{self.stage.name}: {what}, learning rate {float(self.stage.hyper.lr):g}; lower lr or '
-            'set optim.clip_norm. '
-            + (f'The checkpoint of step {kept} is kept.' if kept else 'No checkpoint yet.')
-        )
+        """Returns the error of a training that ended in NaN or infinity; `what` says where."""
+        lr, kept = float(self.stage.hyper.lr), self.checkpoints.latest()
+        return diverged(self.stage.name, what, lr, kept)
 
     def validate(self, epoch: int, act: Callable[[], Evaluation]) -> Evaluation:
         """Evaluates the validation split at the end of an epoch.
@@ -213,12 +193,9 @@ class Record:
           NonFiniteLoss: a trained weight is not finite. The loss of the next step would say so, but
             after the last step there is none.
         """
-        weights = flatten({'trained': state.trainable, 'average': state.ema})
-        bad = [name for name, leaf in weights.items() if not np.isfinite(np.asarray(leaf)).all()]
-        if bad:
-            raise self.diverged(f'{bad[0]} is not finite after step {int(state.step)}')
-        tree = {'state': state._asdict(), 'best': self.best}
-        self.checkpoints.save(int(state.step), tree, self.info)
+        if name := find_nonfinite({'trained': state.trainable, 'average': state.ema}):
+            raise self.diverged(f'{name} is not finite after step {int(state.step)}')
+        self.checkpoints.save(int(state.step), self.like(state), self.info)
         self.saved = time.perf_counter()
 
     def result(self, weights: Tree) -> Fit:
@@ -262,13 +239,8 @@ class _Training:
 
     def resume(self) -> None:
         """Continues from the last whole checkpoint, if any, and forgets metrics after it."""
-        while True:
-            step = self.record.checkpoints.latest()
-            try:
-                saved = self.record.read(self.state, step)
-                break
-            except DamagedCheckpoint:
-                continue
+        like, quiet = self.record.like(self.state), self.stage.quiet
+        step, saved = self.record.checkpoints.newest(like, quiet=quiet)
         state = self.record.restore(self.state, step, saved)
         if step is not None:
             self.state = replicate(state, self.program.mesh)

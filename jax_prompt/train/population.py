@@ -115,13 +115,20 @@ class _Population:
         while True:
             steps = [set(record.checkpoints.steps()) for record in self.records.values()]
             step = max(set.intersection(*steps), default=None) if steps else None
+            if step is None:
+                break
             try:
-                saved = {i: record.read(states[i], step) for i, record in self.records.items()}
+                saved = {
+                    i: record.checkpoints.restore_or_put_aside(
+                        record.like(states[i]), step, quiet=self.stage.quiet
+                    )
+                    for i, record in self.records.items()
+                }
                 break
             except DamagedCheckpoint:
                 continue
         for i, record in self.records.items():
-            states[i] = record.restore(states[i], step, saved[i])
+            states[i] = record.restore(states[i], step, saved.get(i))
         # Those whose place alone is kept step along.
         number = states[next(iter(self.records), 0)].step
         self.state = self.members.put([state._replace(step=number) for state in states])
