@@ -166,7 +166,7 @@ def _same_weights(result: dict[str, Any], identity: Any, workdir: Path) -> None:
     if asked != found:
         raise ValueError(
             f'the run in {workdir} was trained on weights with sha256 {asked}; the file now has '
-            f'{found}. Give the original file: --weights FILE'
+            f'{found}. Put the original file back, or name it: --weights FILE'
         )
 
 
