@@ -65,6 +65,10 @@ class Benchmark:
             raise ValueError(f'tasks are {self.tasks}; give at least one, each once')
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f'seeds are {self.seeds}; give at least one, each once')
+        for seed in self.seeds:  # checked as a run's
+            replace(self.run, seed=seed)
+        for prompts in self.num_prompts.values():
+            replace(self.run, num_prompts=prompts)
         for task in self.tasks:
             path = Path(task).expanduser()
             if not (named_task(task) or task.startswith('tfds:') or path.exists()):

@@ -25,6 +25,7 @@ from typing import Any
 
 from jax_prompt.core.tree import count
 from jax_prompt.methods import get_method
+from jax_prompt.train.ahead import images_after
 from jax_prompt.train.build import Prefixed, build_backbone, init_added
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.final_test import test_once
@@ -119,12 +120,10 @@ class _Run:
         self.config, self.workdir, self.quiet = config, workdir, quiet
         self.method = get_method(config.method)
         self.began = time.perf_counter()
-        self.whole = False  # whether a training follows the search
         self.earlier = 0.0  # seconds of stages trained before this process
 
     def run(self) -> dict[str, Any]:
         """Goes the way of a run and writes result.json."""
-        self.whole = True
         self._prepare()
         trained = self._train()
         if self.config.prune.active:
@@ -213,7 +212,8 @@ class _Run:
         for name, (hyper, prompts) in config.candidates.items():
             self._take(prompts)
             stage = self._stage(f'search/{name}', f'search/{name}', hyper, train, val)
-            stage = replace(stage, after=self._images_after(len(candidates) + 1, stage))
+            after = images_after(config, len(candidates) + 1, len(train.labels), len(val.labels))
+            stage = replace(stage, after=after)
             shown = prompts if self.method.has_prompts else None
             candidates[name] = Candidate(stage, self.trainable, self.frozen, shown)
         folder = self.workdir / 'search'
@@ -221,16 +221,6 @@ class _Run:
         self.earlier += found.earlier
         self._take(config.candidates[found.name][1])
         return found, candidates[found.name].stage
-
-    def _images_after(self, searched: int, stage: Stage) -> int:
-        """Returns how many images the run trains on after so many candidates; rungs save some."""
-        config, train = self.config, len(self.splits['train'].labels)
-        left = (len(config.candidates) - searched) * stage.last_epoch * train
-        if not self.whole:
-            return left
-        rounds = int(config.refit) + int(config.prune.active)
-        both = train + (len(self.splits['val'].labels) if config.refit else 0)
-        return left + rounds * config.epochs * both
 
     def _both(self) -> tuple[Data, None]:
         """Returns train and val as one, and that there is no validation."""

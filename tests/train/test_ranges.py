@@ -7,6 +7,7 @@ import pytest
 
 from jax_prompt.core.ranges import Range, at_least, check_values, range_of
 from jax_prompt.methods import METHODS
+from jax_prompt.train.benchmark import Benchmark
 from jax_prompt.train.config import RunConfig, resolve
 
 BASE = {
@@ -113,3 +114,17 @@ def test_types_are_checked_where_no_config_is():
     for wrong, message in (({'name': 5}, 'name is 5'), ({'count': 2.0}, 'count is 2.0')):
         with pytest.raises(ValueError, match=message):
             check_values(Options(**wrong))
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'seeds': (0, -1)}, 'seed is -1; at least 0'),
+        ({'seeds': (0.5,)}, 'seed is 0.5; allowed: a whole number'),
+        ({'num_prompts': {'digits': 0}}, 'num_prompts is 0; at least 1'),
+    ],
+)
+def test_numbers_of_a_benchmark(change, message):
+    values = {'name': 'own', 'tasks': ('digits',), 'run': resolve(BASE)}
+    with pytest.raises(ValueError, match=message):
+        Benchmark(**values | change)

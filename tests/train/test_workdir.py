@@ -117,14 +117,14 @@ def test_a_finished_run_and_a_unit_of_a_benchmark_are_not_held(tmp_path):
 
 def test_paths_are_saved_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('HOME', '/home/me')
+    monkeypatch.setenv('HOME', '/users/me')
     Path('set').mkdir()
     here = str(tmp_path)
     for data, made in {
         'set': f'{here}/set',
         'set/': f'{here}/set',
         './later.npz': f'{here}/later.npz',
-        '~/set': '/home/me/set',
+        '~/set': '/users/me/set',
         'image_folder:set': f'image_folder:{here}/set',
         'fewshot8/set': f'fewshot8/{here}/set',
         'vtab/dtd': 'vtab/dtd',
@@ -136,7 +136,7 @@ def test_paths_are_saved_absolute(tmp_path, monkeypatch):
     run = {'data': 'set', 'weights': '~/a.npz', 'input': {'data_dir': 'd', 'workers': 2}}
     assert absolute(run) == {
         'data': f'{here}/set',
-        'weights': '/home/me/a.npz',
+        'weights': '/users/me/a.npz',
         'input': {'data_dir': f'{here}/d', 'workers': 2},
     }
     config = resolve({'data': 'set', 'backbone': 'vit_micro', 'method': 'linear', 'search': False})
