@@ -208,6 +208,28 @@ def show(stands: Sequence[Standing]) -> str:
     return '\n'.join([*lines, ', '.join(f'{n} {state}' for state, n in counts.items())])
 
 
+def check_tests(benchmark: Benchmark) -> None:
+    """Checks that each task has test images, before anything is trained.
+
+    Raises:
+      ValueError: names the tasks that have none.
+    """
+    without = []
+    for task in benchmark.tasks:
+        if named_task(task) is not None:
+            continue  # these always have
+        try:
+            source = open_data(benchmark.config(task), task)
+        except (ValueError, OSError):  # the run will say what is wrong
+            continue
+        without += [] if 'test' in source.splits else [task]
+    if without:
+        raise ValueError(
+            f'tasks {without} have no test images, and a benchmark reports the accuracy on test: '
+            'add a test folder (a pack: split 2), or set config.run.input.test_fraction'
+        )
+
+
 def read_failure(folder: Path) -> dict[str, str] | None:
     """Returns why a unit failed, {'kind', 'reason', 'finished'}.
 

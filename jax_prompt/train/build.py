@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,9 +23,9 @@ from jax_prompt.model import Classifier, build_classifier
 from jax_prompt.train.cache import cached_cut, frozen_prefix
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.memory import StepPlan, plan_step
-from jax_prompt.train.optim import check_warmup
+from jax_prompt.train.optim import Hyper, check_warmup
 from jax_prompt.train.parallel import data_mesh, split_frozen
-from jax_prompt.train.stage import Data
+from jax_prompt.train.stage import Data, Stage
 from jax_prompt.train.step import Program, WithRaw
 from jax_prompt.weights.load import Identity, load_weights
 
@@ -193,6 +194,40 @@ def trains(method: Method, config: RunConfig, classifier: Classifier) -> Any:
         return trained(path) and (config.train_prompts or not path.startswith('tuner/'))
 
     return predicate
+
+
+def build_stage(
+    config: RunConfig,
+    program: Program,
+    name: str,
+    directory: Path,
+    workdir: Path,
+    hyper: Hyper,
+    train: Data,
+    val: Data | None,
+    quiet: bool,
+) -> Stage:
+    """Builds one training of a run; its checkpoints lie in `directory`, its rows in `workdir`."""
+    engine = config.engine
+    return Stage(
+        name=name,
+        directory=directory,
+        program=program,
+        hyper=hyper,
+        seed=config.seed,
+        train=train,
+        val=val,
+        batch_size=config.batch_size,
+        eval_batch_size=engine.eval_batch_size,
+        eval_every=engine.eval_every,
+        steps_per_call=engine.steps_per_call,
+        checkpoint_seconds=engine.checkpoint_seconds,
+        snapshot_every=engine.snapshot_every,
+        min_converged=engine.min_converged,
+        stop_unconverged=engine.on_unconverged == 'stop',
+        metrics=workdir / 'metrics.jsonl',
+        quiet=quiet,
+    )
 
 
 def init_params(config: RunConfig, backbone: Backbone, classifier: Classifier) -> tuple[Tree, Tree]:

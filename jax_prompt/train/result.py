@@ -3,6 +3,7 @@
 import platform
 import resource
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -61,3 +62,13 @@ def peak_memory_mb() -> float:
         return stats['peak_bytes_in_use'] / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == 'darwin' else peak * 1024 / 1e6
+
+
+def conclusion(result: Mapping[str, Any]) -> str:
+    """Returns what a result comes to, in a line."""
+    test = result['test_accuracy']
+    shown = 'no test split' if test is None else f'test accuracy {100 * test:.2f} %'
+    return (
+        f'{result["method"]}: {shown}, {result["num_trainable"]} trained parameters, '
+        f'{result["seconds_total"]:.1f} s'
+    )

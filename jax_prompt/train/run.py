@@ -26,7 +26,7 @@ from typing import Any
 from jax_prompt.core.tree import count
 from jax_prompt.methods import get_method
 from jax_prompt.train.ahead import images_after
-from jax_prompt.train.build import Prefixed, build_backbone, init_added
+from jax_prompt.train.build import Prefixed, build_backbone, build_stage, init_added
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.final_test import test_once
 from jax_prompt.train.kept import check_kept, check_unchanged, keep
@@ -35,7 +35,7 @@ from jax_prompt.train.loop import fit
 from jax_prompt.train.optim import Hyper
 from jax_prompt.train.parallel import replicate, split_frozen
 from jax_prompt.train.prune import choose_kept, pruned_program
-from jax_prompt.train.result import machine, measured_hash, peak_memory_mb, versions
+from jax_prompt.train.result import conclusion, machine, measured_hash, peak_memory_mb, versions
 from jax_prompt.train.search import Candidate, Found, Search
 from jax_prompt.train.splits import join, load_splits, open_data
 from jax_prompt.train.stage import Data, Fit, Stage
@@ -130,7 +130,7 @@ class _Run:
             trained = self._prune(trained)
         result = {**self._test(trained), **self._describe(trained)}
         write_json(self.workdir / 'result.json', result)
-        self._conclude(result)
+        self._say(f'{conclusion(result)}; {self.workdir / "result.json"}')
         return result
 
     def search(self) -> dict[str, Any]:
@@ -255,28 +255,13 @@ class _Run:
     def _stage(
         self, name: str, directory: str, hyper: Hyper, train: Data, val: Data | None
     ) -> Stage:
-        config, engine = self.config, self.config.engine
+        config = self.config
         searching = name.startswith('search/')
         epochs = (config.search_epochs if searching else 0) or config.epochs
         program = self.prefixed.program_of(len(train.labels), epochs)
-        return Stage(
-            name=name,
-            directory=self.workdir / directory,
-            program=program,
-            hyper=hyper,
-            seed=config.seed,
-            train=train,
-            val=val,
-            batch_size=config.batch_size,
-            eval_batch_size=engine.eval_batch_size,
-            eval_every=engine.eval_every,
-            steps_per_call=engine.steps_per_call,
-            checkpoint_seconds=engine.checkpoint_seconds,
-            snapshot_every=engine.snapshot_every,
-            min_converged=engine.min_converged,
-            stop_unconverged=engine.on_unconverged == 'stop',
-            metrics=self.workdir / 'metrics.jsonl',
-            quiet=self.quiet,
+        where = self.workdir / directory
+        return build_stage(
+            config, program, name, where, self.workdir, hyper, train, val, self.quiet
         )
 
     def _test(self, trained: _Trained) -> dict[str, float | None]:
@@ -323,11 +308,3 @@ class _Run:
             'versions': versions(),
             'machine': {**machine(), 'cores': list(done.cores)},
         }
-
-    def _conclude(self, result: dict[str, Any]) -> None:
-        test = result['test_accuracy']
-        shown = 'no test split' if test is None else f'test accuracy {100 * test:.2f} %'
-        self._say(
-            f'{self.config.method}: {shown}, {result["num_trainable"]} trained parameters, '
-            f'{result["seconds_total"]:.1f} s; {self.workdir / "result.json"}'
-        )

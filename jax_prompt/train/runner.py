@@ -19,6 +19,7 @@ from jax_prompt.train.benchmark import (
     Benchmark,
     Standing,
     Unit,
+    check_tests,
     named_task,
     read_failure,
     standing,
@@ -28,16 +29,11 @@ from jax_prompt.train.build import build_backbone
 from jax_prompt.train.claims import DEAD_SECONDS, Claim, Found, look, take
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.kept import check_kept
-from jax_prompt.train.log import duration, read_json, write_json, write_text
-from jax_prompt.train.paths import absolute
+from jax_prompt.train.log import duration, write_json, write_text
 from jax_prompt.train.retell import Told, chosen_of, row_of
 from jax_prompt.train.run import run, search
-from jax_prompt.train.splits import open_data
-from jax_prompt.train.stage import NonFiniteLoss, Unconverged
-from jax_prompt.train.workdir import claim as claim_workdir
+from jax_prompt.train.workdir import settle
 
-# What a run that starts again from its checkpoints would only meet again.
-_LASTING = (NonFiniteLoss.__name__, Unconverged.__name__)
 _MISSING, _NOT_CHOSEN = 'MissingData', 'SearchFailed'
 _print = partial(print, flush=True)
 
@@ -190,7 +186,7 @@ class Runner:
             if anew:
                 for name in ('result.json', 'chosen.json'):
                     (claim.directory / name).unlink(missing_ok=True)
-            _settle(config, claim)
+            settle(config, claim)
             if unit.seed is None:
                 search(config, claim.directory, quiet=self.quiet)
                 return None
@@ -297,46 +293,6 @@ class Runner:
                 todo = '; '.join(state.todo)
                 self.missing[task] = f'data missing: {state.detail}; {todo}'
         return self.missing[task]
-
-
-def check_tests(benchmark: Benchmark) -> None:
-    """Checks that each task has test images, before anything is trained.
-
-    Raises:
-      ValueError: names the tasks that have none.
-    """
-    without = []
-    for task in benchmark.tasks:
-        if named_task(task) is not None:
-            continue  # these always have
-        try:
-            source = open_data(benchmark.config(task), task)
-        except (ValueError, OSError):  # the run will say what is wrong
-            continue
-        without += [] if 'test' in source.splits else [task]
-    if without:
-        raise ValueError(
-            f'tasks {without} have no test images, and a benchmark reports the accuracy on test: '
-            'add a test folder (a pack: split 2), or set config.run.input.test_fraction'
-        )
-
-
-def _settle(config: RunConfig, claim: Claim) -> None:
-    """Makes a unit's directory ready: what an earlier attempt left is kept where it can go on."""
-    path = claim.directory / 'failed.json'
-    try:
-        failed = read_json(path)
-    except ValueError:  # damaged; what it said shows again
-        failed = None
-    if failed is not None and failed['kind'] in _LASTING:
-        claim.clear()
-    path.unlink(missing_ok=True)
-    if (claim.directory / 'config.json').exists():
-        try:
-            claim_workdir(config, claim.directory)
-        except ValueError:  # other settings that change no result: the image cache, the workers
-            claim.clear()
-    write_json(claim.directory / 'config.json', absolute(config.to_dict()))
 
 
 def _now() -> str:

@@ -19,8 +19,9 @@ from jax_prompt.core.json_file import load_object
 from jax_prompt.train.claims import Claim, look, take
 from jax_prompt.train.config import RunConfig
 from jax_prompt.train.distributed import from_primary, is_primary
-from jax_prompt.train.log import write_json
+from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.paths import PATHS, absolute
+from jax_prompt.train.stage import NonFiniteLoss, Unconverged
 
 # A run may go on with other devices than it began with, and other checkpoints.
 _FREE = ('engine.num_devices', 'engine.fsdp', 'engine.checkpoint_seconds')
@@ -36,6 +37,8 @@ _BEFORE = re.compile(
     r'(config\.json|metrics\.jsonl|prototypes(_p_\d+)?\.npz|split\.json\.gz)(\..*\.part)?'
     r'|search|checkpoints|\.search\..*'
 )
+# What a run that starts again from its checkpoints would only meet again.
+_LASTING = (NonFiniteLoss.__name__, Unconverged.__name__)
 _KEYS = {'data', 'backbone', 'method'}  # of a run's config.json
 _CONFIG_BACK = 'put it back from a copy, or take another --workdir'
 
@@ -90,6 +93,24 @@ def _claim(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
         _clear(workdir)
         write_json(path, mine)
     return None
+
+
+def settle(config: RunConfig, unit: Claim) -> None:
+    """Makes a unit's directory ready: what an earlier attempt left is kept where it can go on."""
+    path = unit.directory / 'failed.json'
+    try:
+        failed = read_json(path)
+    except ValueError:  # damaged; what it said shows again
+        failed = None
+    if failed is not None and failed['kind'] in _LASTING:
+        unit.clear()
+    path.unlink(missing_ok=True)
+    if (unit.directory / 'config.json').exists():
+        try:
+            claim(config, unit.directory)
+        except ValueError:  # other settings that change no result: the image cache, the workers
+            unit.clear()
+    write_json(unit.directory / 'config.json', absolute(config.to_dict()))
 
 
 def has_trained(workdir: Path) -> bool:
