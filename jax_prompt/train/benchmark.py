@@ -34,6 +34,7 @@ from jax_prompt.evals.tables import make_tables, to_markdown
 from jax_prompt.train.claims import DEAD_SECONDS, look
 from jax_prompt.train.config import RunConfig, resolve
 from jax_prompt.train.log import read_json
+from jax_prompt.train.splits import open_data
 
 SEARCH = 'search'
 
