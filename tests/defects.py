@@ -57,7 +57,7 @@ MUTANTS = (
         'nn/windows.py',
         'jnp.where(together, 0.0, _APART)',
         'jnp.where(together, 0.0, 0.0)',
-        ('nn/test_windows.py', 'backbones/test_swin.py'),
+        ('nn/test_windows.py', 'weights/test_swin.py'),
     ),
     Mutant(
         'window-shift-sign',
@@ -129,7 +129,7 @@ MUTANTS = (
         'model.py',
         "variables = {'params': jax.lax.stop_gradient(backbone_params)}",
         "variables = {'params': backbone_params}",
-        ('train/test_implicit.py', 'tuners/test_lion.py', 'tuners/test_beside.py'),
+        ('tuners/test_lion.py',),
     ),
     # tuners
     Mutant(
@@ -184,7 +184,7 @@ MUTANTS = (
     # weights
     Mutant(
         'google-heads-transposed',
-        'weights/rules.py',
+        'weights/tables.py',
         'return x.reshape(-1, *x.shape[2:]) if x.ndim >= 2 else x',
         'return x.swapaxes(0, 1).reshape(-1, *x.shape[2:]) if x.ndim > 2 else x',
         ('weights/test_formats.py',),
@@ -192,10 +192,8 @@ MUTANTS = (
     Mutant(
         'keys-and-values-swapped',
         'weights/vit.py',
-        "*linear(_HF + r'attention\\.attention\\.key', 'block_{layer}/attn/qkv', (1, 3)),\n"
-        "    *linear(_HF + r'attention\\.attention\\.value', 'block_{layer}/attn/qkv', (2, 3)),",
-        "*linear(_HF + r'attention\\.attention\\.key', 'block_{layer}/attn/qkv', (2, 3)),\n"
-        "    *linear(_HF + r'attention\\.attention\\.value', 'block_{layer}/attn/qkv', (1, 3)),",
+        "(('query', (0, 3)), ('key', (1, 3)), ('value', (2, 3)))",
+        "(('query', (0, 3)), ('key', (2, 3)), ('value', (1, 3)))",
         ('weights/test_formats.py',),
     ),
     # data
@@ -227,7 +225,7 @@ MUTANTS = (
         'data/subsets.py',
         '** (i / (len(groups) - 1.0))',
         '** (i / len(groups))',
-        ('data/test_subsets.py',),
+        ('data/test_fgvc.py',),
     ),
     # training and evaluation
     Mutant(

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import jax
@@ -8,8 +9,15 @@ import pytest
 from jax_prompt.backbones.vit import ViT, adapt, run_block
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import Cut
-from jax_prompt.core.tree import segment_name, stack_layers, unstack_layers
+from jax_prompt.core.tree import (
+    flatten,
+    segment_name,
+    stack_layers,
+    unflatten,
+    unstack_layers,
+)
 from jax_prompt.core.tuner import Tuner
+from jax_prompt.tuners.vpt import VPT
 
 CONFIG = ViTConfig(32, 4, 2, 64, 4, 16)
 
@@ -186,3 +194,22 @@ def test_wrong_configurations_and_images_are_named(params):
         replace(CONFIG, class_token=False)
     with pytest.raises(ValueError, match=r'\(1, 20, 20, 3\)'):
         _features(CONFIG, params, jnp.zeros((1, 20, 20, 3)))
+
+
+@pytest.mark.parametrize('after', [False, True])
+def test_prompts_are_not_pooled_unless_asked(params, images, after):
+    """Where blocks change no token, the patches' mean does not know of prompts."""
+    config = replace(CONFIG, pool='mean', norm_after_pool=after)
+    still = flatten(params)
+    still = {
+        path: jnp.zeros_like(leaf) if re.search(r'/(proj|fc2)/', path) else leaf
+        for path, leaf in still.items()
+    }
+    tuner = VPT(num_prompts=3, deep=False)
+    prompts = {'shared': {'prompts': 5.0 + jnp.arange(96.0).reshape(3, 32) % 7}}
+    want = _features(config, unflatten(still), images)
+    got = _features(config, unflatten(still), images, tuner=tuner, tuner_params=prompts)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    config = replace(config, pool='mean_prompts')
+    other = _features(config, unflatten(still), images, tuner=tuner, tuner_params=prompts)
+    assert np.abs(other - want).max() > 0.1

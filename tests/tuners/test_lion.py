@@ -303,3 +303,18 @@ def test_options_reach_the_solvers():
     assert (backward.kind, backward.solver.max_iter, backward.solver.rtol) == ('phantom', 4, 0.25)
     assert tuner._forward(train=True).max_iter == 3
     assert tuner._forward(train=False).max_iter == 60
+
+
+def test_no_gradient_passes_through_the_raw_features():
+    """Neither where the tuner takes them, nor where the model computes them."""
+    tuner = LION()
+    params = tuner.init(jax.random.key(0), CONFIG.spec())
+    place = Place(shared=params['shared'])
+    z = jax.random.normal(jax.random.key(2), (3, 32))
+    taken = jax.grad(lambda raw: jnp.sum(tuner.features(place, z, raw) ** 2))(z)
+    np.testing.assert_array_equal(taken, 0.0)
+    model = build_classifier(CONFIG, get_method('lion'), 5)
+    backbone = model.init(jax.random.key(0))['backbone']
+    total = lambda tree, x: jnp.sum(model.raw_features(tree, x) ** 2)  # noqa: E731
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(total, argnums=(0, 1)))(backbone, _images())):
+        np.testing.assert_array_equal(leaf, 0.0)
