@@ -81,7 +81,7 @@ def pick_images(run: Restored, options: Options) -> np.ndarray:
         lambda i: whole.read(int(index[i])),
         lambda i: whole.where(int(index[i])),
     )
-    in_memory = replace(run.config, input=replace(run.config.input, budget_mb=float('inf')))
+    in_memory = replace(run.config, input=replace(run.config.input, budget_mb=1e12))
     return load_split(in_memory, part, run.program.image_size).data
 
 

@@ -21,15 +21,15 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 _given = os.environ.get('XLA_FLAGS', '')
-_HASTY = '--xla_backend_optimization_level' not in _given
 _FLAGS = {'--xla_force_host_platform_device_count': '8'}
-if _HASTY:
+if '--xla_backend_optimization_level' not in _given:
     _FLAGS['--xla_backend_optimization_level'] = '0'
     _FLAGS['--xla_cpu_parallel_codegen_split_count'] = '1'
     if metadata.version('jaxlib').startswith('0.10.'):  # one that lacks a flag ends the process
         _FLAGS['--xla_cpu_use_fusion_emitters'] = 'false'
 _missing = [f'{name}={value}' for name, value in _FLAGS.items() if name not in _given]
-os.environ['XLA_FLAGS'] = ' '.join([_given, *_missing]).strip()
+os.environ['XLA_FLAGS'] = ' '.join([_given, *_missing]).strip()  # workers have it as given
+_HASTY = '--xla_backend_optimization_level=0' in os.environ['XLA_FLAGS']
 # The workers and their subprocesses compile much the same.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_ROOT / '.pytest_cache' / 'xla'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')

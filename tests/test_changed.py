@@ -94,6 +94,6 @@ def test_this_repository_is_followed():
     assert 'tests/tuners/test_gated.py' in touched({'jax_prompt/tuners/gated.py'})
     assert 'tests/train/test_config.py' in touched({'configs/tune.py'})
     assert 'tests/test_notebook.py' in touched({'jax_prompt/evals/record.py'})
-    claims = touched({'jax_prompt/train/claims.py'})
-    assert 'tests/train/test_claims.py' in claims
-    assert len(claims) < 12
+    scatter = touched({'jax_prompt/evals/scatter.py'})
+    assert 'tests/evals/test_pictures.py' in scatter
+    assert 'tests/core/test_tree.py' not in scatter

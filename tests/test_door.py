@@ -128,5 +128,5 @@ def test_help_explains_every_key():
                 continue  # a method without options
             assert sentence(config, key), key
     text = describe(combined)
-    assert '--config.tuner.lora.rank=8\n      r.' in text
+    assert '--config.tuner.lora.rank=8\n      rank r of the update.' in text
     assert '--config.engine.eval_batch_size=64\n' in text

@@ -1,5 +1,6 @@
 """The notebook runs from top to bottom, and what it shows is what it was saved with."""
 
+import os
 from pathlib import Path
 
 import nbformat
@@ -23,7 +24,10 @@ def _train_briefly(notebook):
 
 # The kernel's own: jupyter_client and its event loop tell of ports and loops that they close late.
 @pytest.mark.filterwarnings('ignore::ResourceWarning', 'ignore::DeprecationWarning')
-def test_the_notebook_runs_and_shows_what_it_was_saved_with(tmp_path):
+def test_the_notebook_runs_and_shows_what_it_was_saved_with(tmp_path, monkeypatch):
+    # It trains for long enough that some optimisation pays.
+    flags = os.environ['XLA_FLAGS'].replace('optimization_level=0', 'optimization_level=1')
+    monkeypatch.setenv('XLA_FLAGS', flags)
     saved = nbformat.read(NOTEBOOK, as_version=4)
     notebook = nbformat.from_dict(saved)
     _train_briefly(notebook)

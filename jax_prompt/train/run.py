@@ -28,8 +28,8 @@ from jax_prompt.methods import get_method
 from jax_prompt.train.ahead import images_after
 from jax_prompt.train.build import Prefixed, build_backbone, build_stage, init_added
 from jax_prompt.train.config import RunConfig
-from jax_prompt.train.final_test import test_once
 from jax_prompt.train.kept import check_kept, check_unchanged, keep
+from jax_prompt.train.last_look import evaluate_once
 from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.loop import fit
 from jax_prompt.train.optim import Hyper
@@ -265,7 +265,7 @@ class _Run:
         )
 
     def _test(self, trained: _Trained) -> dict[str, float | None]:
-        return test_once(
+        return evaluate_once(
             partial(make_logits, trained.program),
             trained.fit,
             self.frozen,

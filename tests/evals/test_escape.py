@@ -91,7 +91,7 @@ def test_predict_prints_no_control_characters(monkeypatch, capsys):
     predict = importlib.import_module('predict')
     row = {'image': 'a\x1b.png', 'predictions': [{'class': 'x\x1b[2J\ny', 'probability': 0.5}]}
     monkeypatch.setattr(predict, 'find_images', lambda paths: [])
-    monkeypatch.setattr(predict, 'restore', lambda workdir: None)
+    monkeypatch.setattr(predict, 'restore', lambda *_: None)
     monkeypatch.setattr(predict, 'rows', lambda run, images, top: [row])
     monkeypatch.setattr('sys.argv', ['predict.py', '--workdir', 'w', 'a'])
     predict.main()

@@ -13,11 +13,12 @@ from small_data import encode
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import FEATURES
 from jax_prompt.core.tree import split
+from jax_prompt.data.kept import Kept
 from jax_prompt.data.transforms import Augment
 from jax_prompt.evals.classify import NonFiniteLogits, score
 from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
-from jax_prompt.train import final_test
+from jax_prompt.train import last_look
 from jax_prompt.train import restore as restoring
 from jax_prompt.train.loop import fit
 from jax_prompt.train.optim import Hyper, Optim
@@ -133,13 +134,13 @@ def test_a_run_that_ends_in_nan_has_no_result(head, has_test):
     split = head[2] if has_test else None
     logits = partial(make_logits, program)
     with pytest.raises(NonFiniteLoss, match=r'weights of the last epoch: .*16 of 16 examples'):
-        final_test.test_once(logits, Fit(broken, {}), {}, split, head[2], 16)
+        last_look.evaluate_once(logits, Fit(broken, {}), {}, split, head[2], 16)
     best = Fit(head[1], broken)
     if has_test:
         with pytest.raises(NonFiniteLoss, match=r'weights of the best validation epoch'):
-            final_test.test_once(logits, best, {}, split, head[2], 16)
+            last_look.evaluate_once(logits, best, {}, split, head[2], 16)
     else:
-        got = final_test.test_once(logits, best, {}, split, head[2], 16)
+        got = last_look.evaluate_once(logits, best, {}, split, head[2], 16)
         assert set(got.values()) == {None}
 
 
@@ -147,9 +148,9 @@ def test_evaluation_and_prediction_of_a_run_refuse_nan(head, monkeypatch, tmp_pa
     program, broken = _broken(head)
     engine = SimpleNamespace(eval_batch_size=16)
     config = SimpleNamespace(engine=engine, data='x')
-    run = Restored(config, {'classes': ['a', 'b']}, program, broken, {})
-    source = SimpleNamespace(name='x', splits={'test': None}, classes=['a', 'b'])
-    monkeypatch.setattr(restoring, 'open_data', lambda *_: source)
+    kept = Kept('', ('a', 'b'), {}, {})
+    run = Restored(config, {'classes': ['a', 'b']}, program, broken, {}, kept)
+    monkeypatch.setattr(restoring, 'open_evaluated', lambda *_: (None, {}))
     monkeypatch.setattr(restoring, 'load_split', lambda *_: Data(head[2].data[:2], np.arange(2)))
     with pytest.raises(NonFiniteLogits, match=r'2 of 2 examples'):
         run.evaluate('test')

@@ -86,7 +86,7 @@ def _row(folder, name):
 def test_side_by_side_and_one_after_the_other_choose_alike(parts, tmp_path):
     solo, _ = _search(parts, tmp_path / 'solo', Population(size=1))
     beside, said = _search(parts, tmp_path / 'beside', Population(size=8))
-    assert said[0].startswith('search: 4 of 4 side by side')
+    assert said[0].startswith('search: 4 candidates, 4 at a time')
     pairs, _ = _search(parts, tmp_path / 'pairs', Population(size=3))
     plan = json.loads((tmp_path / 'pairs/search/plan.json').read_text())
     assert plan['members'] == 2  # two groups of one size

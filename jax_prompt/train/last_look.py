@@ -14,7 +14,7 @@ from jax_prompt.evals.classify import (
 from jax_prompt.train.stage import Data, Fit, NonFiniteLoss
 
 
-def test_once(
+def evaluate_once(
     logits: LogitsFn, done: Fit, frozen: Tree, test: Data | None, train: Data, batch_size: int
 ) -> dict[str, float | None]:
     """Evaluates the test split once with the last weights, and once with the best on validation.
