@@ -247,14 +247,14 @@ MUTANTS = (
         'train/step.py',
         'loss = jnp.sum(losses * weights) / jnp.maximum(total, 1.0)',
         'loss = jnp.sum(losses) / jnp.maximum(total, 1.0)',
-        ('train/test_loop.py', 'train/test_micro_batch.py', 'train/test_parallel.py'),
+        ('train/test_padded_steps.py', 'train/test_parallel.py'),
     ),
     Mutant(
         'average-turned',
         'train/step.py',
         'optax.incremental_update(trainable, ema, 1.0 - self.optim.ema_decay)',
         'optax.incremental_update(trainable, ema, self.optim.ema_decay)',
-        ('train/test_loop.py', 'train/test_optim.py', 'train/test_snapshots.py'),
+        ('train/test_padded_steps.py', 'train/test_optim.py'),
     ),
     Mutant(
         'padding-evaluated',
