@@ -17,7 +17,7 @@ from jax_prompt.train.restore import restore
 from jax_prompt.train.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
-HEARTBEAT = 5  # seconds
+HEARTBEAT = 10  # seconds
 TIMEOUT = 300  # seconds; far more than it takes
 
 # A config file whose argument is a config.json.
