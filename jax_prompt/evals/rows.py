@@ -220,7 +220,9 @@ def read(folder: str | Path) -> Table:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f'{folder} is no folder; results are written there by append()')
+        raise FileNotFoundError(
+            f'{folder} is no folder of results; launch/benchmark.py --results writes one'
+        )
     rows: list[Row] = []
     problems: list[str] = []
     for path in sorted(folder.iterdir()):

@@ -200,6 +200,8 @@ _holding: dict[str, Claim] = {}  # by directory: what crosses `from_primary` is 
 def _hold(workdir: Path) -> str | None:
     if (workdir / 'result.json').exists():  # nothing will be written
         return None
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f'{workdir} is a file; --workdir is the folder of a run')
     workdir.mkdir(parents=True, exist_ok=True)
     unit = workdir / _HELD
     found = look(unit)

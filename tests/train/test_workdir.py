@@ -154,3 +154,12 @@ def test_folders_of_others_with_a_runs_names_are_kept(config, tmp_path, folder):
     with pytest.raises(ValueError, match='holds no run'):
         claim(config, tmp_path)
     assert (tmp_path / folder / 'mine.py').exists()
+
+
+def test_a_file_is_no_run_directory(tmp_path):
+    (tmp_path / 'file').touch()
+    with (
+        pytest.raises(ValueError, match='file is a file; --workdir is the folder'),
+        hold(tmp_path / 'file'),
+    ):
+        pass
