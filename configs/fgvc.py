@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from jax_prompt.data.fgvc import TASKS
 from jax_prompt.methods import get_method
-from jax_prompt.train.config import RunConfig, parse_arg, to_config_dict
-from jax_prompt.train.recipes import published
+from jax_prompt.runs.config import RunConfig, parse_arg, to_config_dict
+from jax_prompt.runs.recipes import published
 
 # Prompts a layer of VPT-deep.
 _PROMPTS = {

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from jax_prompt.data.tasks import TASKS
 from jax_prompt.methods import get_method
-from jax_prompt.train.config import parse_arg, to_config_dict
-from jax_prompt.train.recipes import offline
+from jax_prompt.runs.config import parse_arg, to_config_dict
+from jax_prompt.runs.recipes import offline
 
 _TASKS = tuple(task.name for task in TASKS)
 

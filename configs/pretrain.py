@@ -9,7 +9,7 @@ at 32 px. A ViT leaves out half of the patches of each image; this halves the wo
 
 from jax_prompt.backbones.table import lookup
 from jax_prompt.data.transforms import Augment
-from jax_prompt.train.config import Engine, Input, Model, RunConfig, parse_arg, to_config_dict
+from jax_prompt.runs.config import Engine, Input, Model, RunConfig, parse_arg, to_config_dict
 from jax_prompt.train.optim import Optim
 
 

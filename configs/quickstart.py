@@ -11,8 +11,8 @@ imports and compilation.
 from dataclasses import replace
 
 from jax_prompt.data.tasks import find_task
-from jax_prompt.train.config import parse_arg, to_config_dict
-from jax_prompt.train.recipes import offline
+from jax_prompt.runs.config import parse_arg, to_config_dict
+from jax_prompt.runs.recipes import offline
 
 # Epochs and learning rate. An epoch of `linear` trains on cached features and costs next to
 # nothing; one of `lion` also computes the gradient of the image and costs twice one of prompts.

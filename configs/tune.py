@@ -9,8 +9,8 @@ Then it trains on train + val and tests once.
 """
 
 from jax_prompt.methods import get_method
-from jax_prompt.train.config import parse_arg, to_config_dict
-from jax_prompt.train.recipes import own_images
+from jax_prompt.runs.config import parse_arg, to_config_dict
+from jax_prompt.runs.recipes import own_images
 
 
 def get_config(arg=None):

@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 
 from jax_prompt.data.vtab import TASKS
 from jax_prompt.methods import get_method
-from jax_prompt.train.config import RunConfig, parse_arg, to_config_dict
-from jax_prompt.train.recipes import published
+from jax_prompt.runs.config import RunConfig, parse_arg, to_config_dict
+from jax_prompt.runs.recipes import published
 
 # Prompts a layer of VPT-deep, in the order of the tasks.
 _COUNTS = (10, 10, 10, 1, 1, 50, 5, 100, 100, 10, 1, 50, 200, 100, 50, 10, 50, 200, 200)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jax_prompt.core.method import Method, Transform, nearest, nothing
+from jax_prompt.core.method import Method, Transform, nothing, suggestion
 from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec, Cut
 from jax_prompt.core.tuner import Tuner
 from jax_prompt.tuners.adapter import Adapter
@@ -291,7 +291,7 @@ def get_method(name: str) -> Method:
     for part in name.split('+'):
         if part not in METHODS:
             raise ValueError(
-                f'no method {part!r}; allowed: {sorted(METHODS)}' + nearest(part, METHODS)
+                f'no method {part!r}; allowed: {sorted(METHODS)}' + suggestion(part, METHODS)
             )
     if '+' in name:
         return _combine(name, tuple(METHODS[part] for part in name.split('+')))

@@ -13,9 +13,9 @@ import startup
 from absl import flags
 from ml_collections import config_flags
 
-from jax_prompt.train.benchmark import resolve_benchmark, show, standing, table_of
-from jax_prompt.train.claims import DEAD_SECONDS
-from jax_prompt.train.runner import Runner
+from jax_prompt.core.lease import DEAD_SECONDS
+from jax_prompt.suite.suite import resolve_benchmark, show, standing, table_of
+from jax_prompt.suite.worker import Worker
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'A file with get_config(arg).')
 _RESULTS = flags.DEFINE_string('results', None, 'The folder that all processes share.')
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     if _LIST.value:
         stands = standing(benchmark, root, dead)
     else:
-        runner = Runner(
+        runner = Worker(
             benchmark, root, retry_failed=_RETRY.value, dead_seconds=dead, quiet=_QUIET.value
         )
         stands = runner.run()

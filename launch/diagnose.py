@@ -27,7 +27,7 @@ import numpy as np
 from diagnose_pictures import draw_attention, draw_cka, draw_gates, draw_nmi, draw_residuals
 
 from jax_prompt.core.tree import Tree, merge
-from jax_prompt.data.sources import Split
+from jax_prompt.data.open import Split
 from jax_prompt.data.transforms import centre
 from jax_prompt.door import enter, user_path
 from jax_prompt.evals.classify import padded_batches
@@ -36,12 +36,12 @@ from jax_prompt.evals.diagnostics import (
     joint_distribution,
     normalised_mutual_information,
 )
-from jax_prompt.evals.record import find_parts, record, solve_residuals
-from jax_prompt.train.kept import open_evaluated
+from jax_prompt.evals.recorder import find_parts, record, solve_residuals
+from jax_prompt.runs.inputs import load_split
+from jax_prompt.runs.kept import open_evaluated
+from jax_prompt.runs.restore import Restored, restore
 from jax_prompt.train.log import write_json
-from jax_prompt.train.restore import Restored, restore
 from jax_prompt.train.snapshots import find_snapshots, load_snapshot
-from jax_prompt.train.splits import load_split
 from jax_prompt.tuners.gated import GatedVPT
 
 _BATCH = 8  # images recorded at once: the tokens of all layers are kept

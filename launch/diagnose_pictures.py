@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jax_prompt.evals.marks import LIGHT, style
+from jax_prompt.report.marks import LIGHT, style
 
 BILINEAR = Image.Resampling.BILINEAR
 

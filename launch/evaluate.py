@@ -8,7 +8,7 @@ import json
 import sys
 
 from jax_prompt.door import enter, user_path
-from jax_prompt.train.restore import restore
+from jax_prompt.runs.restore import restore
 
 
 def main() -> None:

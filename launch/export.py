@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from jax_prompt.core.tree import count
 from jax_prompt.door import enter, user_path
-from jax_prompt.train.export import exported
-from jax_prompt.train.restore import restore
+from jax_prompt.runs.export import exported
+from jax_prompt.runs.restore import restore
 from jax_prompt.weights.load import save_converted
 
 

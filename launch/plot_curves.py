@@ -12,7 +12,7 @@ from typing import Any
 from jax_prompt.core.json_file import load_object
 from jax_prompt.core.printable import printable
 from jax_prompt.door import enter, user_path
-from jax_prompt.evals.marks import LIGHT, style
+from jax_prompt.report.marks import LIGHT, style
 from jax_prompt.train.log import read_metrics
 
 Run = tuple[dict[str, Any], list[dict[str, Any]]]

@@ -15,9 +15,9 @@ import numpy as np
 
 from jax_prompt.core.printable import printable
 from jax_prompt.data.files import SUFFIXES, walk_images
-from jax_prompt.data.split import Unreadable
+from jax_prompt.data.source import Unreadable
 from jax_prompt.door import enter, user_path
-from jax_prompt.train.restore import Restored, restore
+from jax_prompt.runs.restore import Restored, restore
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:

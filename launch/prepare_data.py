@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jax_prompt.data.convert import convert
-from jax_prompt.data.preflight import READY, look, prepare
+from jax_prompt.data.preflight import READY, find_state, prepare
 from jax_prompt.data.tasks import ALL, find_task
 from jax_prompt.door import enter
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.task:
             raise ValueError('name a task: --task vtab/dtd; or look at all: --check')
         for name in names:
-            if look(name, data_dir).state != READY:
+            if find_state(name, data_dir).state != READY:
                 print(prepare(name, data_dir))
         return 0
     except ValueError as error:
@@ -66,7 +66,7 @@ def expand(asked: str) -> list[str]:
 
 def check(names: Sequence[str], data_dir: str | None) -> int:
     """Prints the state of each task; returns 0 where all are ready, else 1."""
-    states = [look(name, data_dir) for name in names]
+    states = [find_state(name, data_dir) for name in names]
     width = max(len(name) for name in names)
     for state in states:
         print(f'{state.task:{width}}  {state.state:7}  {state.detail}')

@@ -2,7 +2,7 @@
 
     python launch/report.py --results runs/results --benchmark vtab --out runs/report
 
-`--results` is a table of results (`jax_prompt/evals/rows.py`). `--collect` adds finished run
+`--results` is a table of results (`jax_prompt/report/rows.py`). `--collect` adds finished run
 directories to it:
 
     python launch/report.py --results runs/results --collect runs/vtab/*/* --benchmark vtab
@@ -22,15 +22,15 @@ from report_plots import draw
 from jax_prompt.core.files import whole_file
 from jax_prompt.core.printable import printable
 from jax_prompt.door import enter, user_path
-from jax_prompt.evals import papers, rows
-from jax_prompt.evals.collect import from_workdir
-from jax_prompt.evals.escape import for_markdown
-from jax_prompt.evals.page import to_html
-from jax_prompt.evals.published import published
-from jax_prompt.evals.report import belonging, measured
-from jax_prompt.evals.scatter import make_scatters
-from jax_prompt.evals.settings import by_settings
-from jax_prompt.evals.tables import make_tables, to_csv, to_latex, to_markdown
+from jax_prompt.report import papers, rows
+from jax_prompt.report.collect import from_workdir
+from jax_prompt.report.escape import for_markdown
+from jax_prompt.report.page import to_html
+from jax_prompt.report.published import published
+from jax_prompt.report.scatter import make_scatters
+from jax_prompt.report.settings import by_settings
+from jax_prompt.report.summary import belonging, measured
+from jax_prompt.report.tables import make_tables, to_csv, to_latex, to_markdown
 
 
 def write_report(
@@ -168,7 +168,7 @@ def _intro(own: Sequence[rows.Row], accuracy: str) -> list[str]:
     ]
 
 
-def _known(table: rows.Table) -> list[str]:
+def _known(table: rows.Rows) -> list[str]:
     failed = [row for row in table.rows if row.status == 'failed']
     return [
         *table.problems,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jax_prompt.evals.marks import LIGHT, side_by_side, style
-from jax_prompt.evals.scatter import (
+from jax_prompt.report.marks import LIGHT, side_by_side, style
+from jax_prompt.report.scatter import (
     HEIGHT,
     WIDTH,
     Scatter,

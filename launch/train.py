@@ -15,9 +15,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from jax_prompt.core.failure import Failure
-from jax_prompt.train.config import resolve
-from jax_prompt.train.distributed import connect, end_after, is_supervised, supervise
-from jax_prompt.train.run import run
+from jax_prompt.runs.config import resolve
+from jax_prompt.runs.run import run
+from jax_prompt.train.processes import connect, end_after, is_supervised, supervise
 
 # What a user can mend; all else is a defect and shows its traceback.
 _FAILURES = (ValueError, FileNotFoundError, Failure)

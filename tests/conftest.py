@@ -15,6 +15,7 @@ import os
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -44,11 +45,11 @@ _count = itertools.count(1)
 _FIRST = (
     'tests/test_notebook.py',
     'tests/test_methods.py',
-    'tests/train/test_benchmark.py',
-    'tests/train/test_distributed.py',
+    'tests/suite/test_suite.py',
+    'tests/train/test_processes.py',
     'tests/tuners/test_lion.py',
-    'tests/train/test_embedded.py',
-    'tests/train/test_run.py',
+    'tests/runs/test_embedded.py',
+    'tests/runs/test_run.py',
 )
 
 
@@ -85,3 +86,59 @@ def shared_real() -> Path:
     if not folder.is_dir():
         pytest.skip('no real weights and images here; JAX_PROMPT_SHARED names their folder')
     return folder
+
+
+@pytest.fixture(scope='session')
+def pack(tmp_path_factory):
+    """A packed npz of dark and bright noise: 24 train, 8 val, 10 test images of 32 px."""
+    from small_data import encode
+
+    path = tmp_path_factory.mktemp('data') / 'task.npz'
+    rng = np.random.default_rng(0)
+    label = (np.arange(42) % 2).astype(np.int32)
+    files = [
+        encode((rng.integers(0, 120, (32, 32, 3)) + 90 * bright).astype(np.uint8))
+        for bright in label
+    ]
+    np.savez(
+        path,
+        bytes=np.frombuffer(b''.join(files), np.uint8),
+        offset=np.cumsum([0, *map(len, files)]).astype(np.int64),
+        label=label,
+        split=np.repeat([0, 1, 2], [24, 8, 10]).astype(np.uint8),
+        classes=np.array(['dark', 'bright']),
+    )
+    return path
+
+
+@pytest.fixture(scope='session')
+def weights():
+    """The weights of vit_micro that ship with the package."""
+    from jax_prompt.backbones.table import find_weights
+
+    return find_weights('vit_micro')
+
+
+@pytest.fixture
+def make_config(pack, weights):
+    """Returns a function that makes a small run's config."""
+
+    from jax_prompt.runs.config import resolve
+
+    def make(**changes):
+        base = {
+            'data': str(pack),
+            'backbone': 'vit_micro',
+            'weights': str(weights),
+            'method': 'vpt_deep',
+            'num_prompts': 2,
+            'epochs': 2,
+            'batch_size': 8,
+            'lr': 1e-2,
+            'search': False,
+            'optim': {'name': 'adamw'},
+            'engine': {'num_devices': 1, 'checkpoint_seconds': 0.0, 'eval_batch_size': 8},
+        }
+        return resolve(base | changes)
+
+    return make

@@ -50,7 +50,7 @@ MUTANTS = (
         'nn/attention.py',
         'scores = scores + (bias if bias.ndim == 1 else bias[:, None, None])',
         'scores = scores',
-        ('nn/test_attention.py', 'train/test_lengths.py'),
+        ('nn/test_attention.py', 'search/test_padding.py'),
     ),
     Mutant(
         'window-mask-dropped',
@@ -158,7 +158,7 @@ MUTANTS = (
         'tuners/vpt.py',
         '(index >= length) & (index < number)',
         '(index > length) & (index < number)',
-        ('train/test_lengths.py',),
+        ('search/test_padding.py',),
     ),
     Mutant(
         'clue-in-the-first-stage-alone',
@@ -176,10 +176,10 @@ MUTANTS = (
     ),
     Mutant(
         'clusters-of-the-farthest',
-        'tuners/kmeans.py',
+        'calibrate/kmeans.py',
         'label = distances.argmin(-1)',
         'label = distances.argmax(-1)',
-        ('tuners/test_kmeans.py',),
+        ('calibrate/test_kmeans.py',),
     ),
     # weights
     Mutant(
@@ -222,7 +222,7 @@ MUTANTS = (
     ),
     Mutant(
         'long-tail-off-by-one',
-        'data/subsets.py',
+        'data/draws.py',
         '** (i / (len(groups) - 1.0))',
         '** (i / len(groups))',
         ('data/test_fgvc.py',),
@@ -247,35 +247,35 @@ MUTANTS = (
         'train/step.py',
         'loss = jnp.sum(losses * weights) / jnp.maximum(total, 1.0)',
         'loss = jnp.sum(losses) / jnp.maximum(total, 1.0)',
-        ('train/test_padded_steps.py', 'train/test_parallel.py'),
+        ('search/test_padded_steps.py', 'train/test_mesh.py'),
     ),
     Mutant(
         'average-turned',
         'train/step.py',
         'optax.incremental_update(trainable, ema, 1.0 - self.optim.ema_decay)',
         'optax.incremental_update(trainable, ema, self.optim.ema_decay)',
-        ('train/test_padded_steps.py', 'train/test_optim.py'),
+        ('search/test_padded_steps.py', 'train/test_optim.py'),
     ),
     Mutant(
         'padding-evaluated',
         'evals/classify.py',
         'real = rows < count',
         'real = rows <= count',
-        ('evals/test_classify.py', 'train/test_population.py'),
+        ('evals/test_classify.py', 'search/test_population.py'),
     ),
     Mutant(
         'the-worst-candidate-wins',
-        'train/search.py',
+        'search/search.py',
         'best = max(good, key=',
         'best = min(good, key=',
-        ('train/test_search.py', 'train/test_run.py'),
+        ('search/test_search.py', 'runs/test_run.py'),
     ),
     Mutant(
         'tokens-of-the-next-layer',
-        'train/calibrate.py',
+        'calibrate/spt.py',
         "levels = {'own': range(num_layers)",
         "levels = {'own': range(1, num_layers + 1)",
-        ('train/test_calibrate.py',),
+        ('calibrate/test_spt.py',),
     ),
     Mutant(
         'snapshots-one-epoch-late',
@@ -286,9 +286,9 @@ MUTANTS = (
     ),
     Mutant(
         'a-failure-hides-a-result',
-        'evals/rows.py',
+        'report/rows.py',
         'if other is None or _rank(row) > _rank(other):',
         'if other is None or _rank(row) < _rank(other):',
-        ('evals/test_rows.py',),
+        ('report/test_rows.py',),
     ),
 )

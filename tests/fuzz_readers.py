@@ -15,13 +15,13 @@ from jax_prompt.backbones import table
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.npz import read_npy, read_npz
 from jax_prompt.core.tree import flatten
-from jax_prompt.data.sources import open_source
-from jax_prompt.evals.collect import from_workdir
-from jax_prompt.train.config import resolve
+from jax_prompt.data.open import open_source
+from jax_prompt.report.collect import from_workdir
+from jax_prompt.runs.config import resolve
+from jax_prompt.runs.restore import read_config
+from jax_prompt.runs.workdir import open_workdir
 from jax_prompt.train.log import read_json, read_metrics
-from jax_prompt.train.restore import read_config
 from jax_prompt.train.snapshots import load_snapshot
-from jax_prompt.train.workdir import claim
 from jax_prompt.weights.load import load_weights, save_converted
 from jax_prompt.weights.readers import read
 
@@ -184,13 +184,13 @@ def _run_files() -> list[Kind]:
 
     def finished(path: Path) -> dict[str, Any]:
         (path.parent / 'config.json').write_bytes(text)
-        return {'result': claim(config, path.parent)}
+        return {'result': open_workdir(config, path.parent)}
 
     def settings(path: Path) -> dict[str, Any]:
         return {'config': read_config(path)}
 
     def taken(path: Path) -> dict[str, Any]:
-        return {'result': claim(config, path.parent)}
+        return {'result': open_workdir(config, path.parent)}
 
     def prototypes(path: Path) -> dict[str, Any]:
         return read_npz(path, ('prompts', 'report'), way_out=WAY_OUT)

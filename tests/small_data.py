@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jax_prompt.data.split import Split
-from jax_prompt.train.stage import Data
+from jax_prompt.data.source import Split
+from jax_prompt.train.job import Data
 
 
 def picture(i: int, height: int = 12, width: int = 16) -> np.ndarray:

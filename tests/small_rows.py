@@ -1,6 +1,6 @@
 """Made-up rows of results: five tasks in two groups."""
 
-from jax_prompt.evals.rows import Row
+from jax_prompt.report.rows import Row
 
 GROUPS = {'Few': ('a', 'b'), 'Many': ('c', 'd', 'e')}
 TASKS = ('a', 'b', 'c', 'd', 'e')

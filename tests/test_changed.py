@@ -92,8 +92,8 @@ def test_changes_against_a_branch_are_those_of_commits_and_of_the_working_tree(r
 
 def test_this_repository_is_followed():
     assert 'tests/tuners/test_gated.py' in touched({'jax_prompt/tuners/gated.py'})
-    assert 'tests/train/test_config.py' in touched({'configs/tune.py'})
-    assert 'tests/test_notebook.py' in touched({'jax_prompt/evals/record.py'})
-    scatter = touched({'jax_prompt/evals/scatter.py'})
-    assert 'tests/evals/test_pictures.py' in scatter
+    assert 'tests/runs/test_config.py' in touched({'configs/tune.py'})
+    assert 'tests/test_notebook.py' in touched({'jax_prompt/evals/recorder.py'})
+    scatter = touched({'jax_prompt/report/scatter.py'})
+    assert 'tests/report/test_pictures.py' in scatter
     assert 'tests/core/test_tree.py' not in scatter

@@ -11,8 +11,8 @@ from configs import packs, tune, vtab
 from jax_prompt.core.failure import Interrupted
 from jax_prompt.door import enter, reason
 from jax_prompt.methods import METHODS
-from jax_prompt.train.keys import check_flags, describe, load_config, sentence, walk
-from jax_prompt.train.stage import NonFiniteLoss, Unconverged
+from jax_prompt.suite.keys import check_flags, describe, load_config, sentence, walk
+from jax_prompt.train.job import NonFiniteLoss, Unconverged
 
 
 @pytest.mark.parametrize(

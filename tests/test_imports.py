@@ -17,6 +17,7 @@ CONFIGS = ['backbones.vit_config', 'backbones.swin_config', 'backbones.resnet_co
 TABLES = ['backbones.table', 'backbones.architectures', *CONFIGS]
 BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'methods']
 BELOW_ENGINE = [*BELOW_MODEL, 'model', 'weights', 'data']
+BELOW_RUNS = [*BELOW_ENGINE, 'evals', 'train', 'calibrate', 'search']
 ARROWS = {
     '': [],  # jax_prompt/__init__.py
     'core': [],
@@ -28,8 +29,13 @@ ARROWS = {
     'model': BELOW_MODEL,
     'weights': ['core', *TABLES],
     'data': ['core', *TABLES],
+    'report': BELOW_ENGINE,
     'evals': BELOW_ENGINE,
     'train': [*BELOW_ENGINE, 'evals'],
+    'calibrate': [*BELOW_ENGINE, 'evals', 'train'],
+    'search': [*BELOW_ENGINE, 'evals', 'train'],
+    'runs': BELOW_RUNS,
+    'suite': [*BELOW_RUNS, 'runs', 'report'],
     'door': ['core'],
 }
 
@@ -108,7 +114,7 @@ def breaks_outside(item: Import) -> bool:
             return False
         return item.at_head or not item.file.startswith('jax_prompt/data/')
     if top == 'ml_collections':
-        return item.at_head or item.file != 'jax_prompt/train/config.py'
+        return item.at_head or item.file != 'jax_prompt/runs/config.py'
     return item.at_head or top not in INSIDE
 
 
@@ -167,6 +173,8 @@ def test_nothing_imports_the_scripts():
         ('tuners/x.py', 'def f():\n    from jax_prompt import backbones'),
         ('core/x.py', 'from ..nn import layers'),
         ('evals/x.py', 'import jax_prompt.train.step'),
+        ('train/x.py', 'from jax_prompt.runs.config import RunConfig'),
+        ('runs/x.py', 'from jax_prompt.report import rows'),
         ('data/x.py', 'from jax_prompt.backbones import swin'),
         ('data/x.py', 'import tensorflow_datasets as tfds'),
         ('train/x.py', 'def f():\n    import tensorflow_datasets'),

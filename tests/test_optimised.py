@@ -33,4 +33,4 @@ def test_optimised_programs_pass_too(name):
 
 
 def test_some_tests_are_marked():
-    assert 'train/test_population.py' in MARKED
+    assert 'search/test_population.py' in MARKED

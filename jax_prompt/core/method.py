@@ -133,11 +133,11 @@ class Method:
             if name not in allowed:
                 raise ValueError(
                     f'method {self.name} has no {what} {name!r}; allowed: {sorted(allowed)}'
-                    + nearest(name, allowed)
+                    + suggestion(name, allowed)
                 )
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str:
+def suggestion(name: str, allowed: Iterable[str]) -> str:
     """Returns '; did you mean ...?' where a name is close to an allowed one, else ''."""
     near = difflib.get_close_matches(name, list(allowed), n=1)
     return f'; did you mean {near[0]!r}?' if near else ''

@@ -39,7 +39,7 @@ def decode_image(data: bytes, name: str, *, exif: bool = True) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > _MOST_PIXELS:
                 raise Image.DecompressionBombError
-            with ROOM.take(image.width * image.height * _BYTES):
+            with ROOM.reserve(image.width * image.height * _BYTES):
                 return _decode(image, data, exif)
     except MemoryError:
         raise

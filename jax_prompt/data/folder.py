@@ -14,6 +14,7 @@ import numpy as np
 
 from jax_prompt.core.printable import printable
 from jax_prompt.data.decode import decode_image
+from jax_prompt.data.draws import complete
 from jax_prompt.data.files import (
     SUFFIXES,
     entries,
@@ -25,8 +26,7 @@ from jax_prompt.data.files import (
     walk_images,
 )
 from jax_prompt.data.layout import SPLITS, Layout, find_layout, subfolders
-from jax_prompt.data.split import Source, Split, make_source
-from jax_prompt.data.subsets import complete
+from jax_prompt.data.source import Source, Split, make_source
 
 _LOG = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from jax_prompt.core.files import put_in_place, whole_file
-from jax_prompt.data.split import Split, visit
+from jax_prompt.data.source import Split, visit
 from jax_prompt.data.transforms import prepare_image
 
 _LOG = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import numpy as np
 from jax_prompt.core.files import whole_file
 from jax_prompt.core.printable import printable
 from jax_prompt.data.folder import ImageFile, split_of_files
-from jax_prompt.data.split import Source, Split
+from jax_prompt.data.source import Source, Split
 
 _NAMED = 3  # files that a message names
 _DAMAGE = (OSError, EOFError, KeyError, TypeError, AttributeError, zlib.error)

@@ -8,8 +8,8 @@ import numpy as np
 from jax_prompt.data.folder import find_files, split_of_files
 from jax_prompt.data.layout import Layout, find_layout
 from jax_prompt.data.lists import find_lists
-from jax_prompt.data.sources import folder_of
-from jax_prompt.data.split import Source, Split
+from jax_prompt.data.open import folder_of
+from jax_prompt.data.source import Source, Split
 
 
 def open_labelled(

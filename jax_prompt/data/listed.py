@@ -11,9 +11,9 @@ import numpy as np
 
 from jax_prompt.core.printable import printable
 from jax_prompt.data.decode import decode_image
+from jax_prompt.data.draws import stratified_split
 from jax_prompt.data.files import read_file
-from jax_prompt.data.split import Source, Split, make_source
-from jax_prompt.data.subsets import stratified_split
+from jax_prompt.data.source import Source, Split, make_source
 
 _FILES = ('images.txt', 'image_class_labels.txt', 'train_test_split.txt', 'classes.txt')
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from jax_prompt.core.printable import printable
+from jax_prompt.data.draws import complete
 from jax_prompt.data.files import entries, file_size, is_image, read_file
 from jax_prompt.data.folder import ImageFile, split_of_files
 from jax_prompt.data.layout import SPLITS, split_of
-from jax_prompt.data.split import Source, make_source
-from jax_prompt.data.subsets import complete
+from jax_prompt.data.source import Source, make_source
 
 _LOG = logging.getLogger(__name__)
 _FOLDERS = ('', 'images', 'Images')

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jax_prompt.data.room import ROOM
-from jax_prompt.data.split import Split, visit
+from jax_prompt.data.source import Split, visit
 from jax_prompt.data.transforms import prepare_image
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from jax_prompt.core.npz import Member, list_arrays, read_array
 from jax_prompt.data.decode import decode_image
-from jax_prompt.data.split import Source, Split, make_source
-from jax_prompt.data.subsets import complete
+from jax_prompt.data.draws import complete
+from jax_prompt.data.source import Source, Split, make_source
 
 _KINDS = {'bytes': 'u', 'offset': 'iu', 'label': 'iu', 'split': 'iu', 'classes': 'U'}
 _SPLITS = ('train', 'val', 'test')

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jax_prompt.core.files import own_temporaries
 from jax_prompt.data.download import check_reachable, download_mb
-from jax_prompt.data.drawn import parse_subset
-from jax_prompt.data.sources import open_source, published_lists
+from jax_prompt.data.open import open_source, published_lists
+from jax_prompt.data.subset_names import parse_subset
 from jax_prompt.data.task import Rule, Task
 from jax_prompt.data.tasks import TASKS, find_task
 from jax_prompt.data.tfds_files import check_folder
@@ -39,7 +39,7 @@ class State:
     licence: str = ''
 
 
-def look(name: str, data_dir: str | None) -> State:
+def find_state(name: str, data_dir: str | None) -> State:
     """Returns the state of a named task's data; reads descriptions and names, no images.
 
     Args:

@@ -39,7 +39,7 @@ class Room:
                 self._give_back()
 
     @contextmanager
-    def take(self, size: int) -> Iterator[None]:
+    def reserve(self, size: int) -> Iterator[None]:
         """Waits for room, and gives it back at the end of the block or of `keep` around it.
 
         Args:

@@ -9,10 +9,10 @@ import difflib
 from dataclasses import replace
 
 from jax_prompt.data import fgvc, regular, vtab
-from jax_prompt.data.drawn import parse_subset
+from jax_prompt.data.subset_names import parse_subset
 from jax_prompt.data.task import Task
 
-__all__ = ['ALL', 'TASKS', 'Task', 'find_task', 'nearest']
+__all__ = ['ALL', 'TASKS', 'Task', 'find_task', 'nearest_tasks']
 
 TASKS = (
     Task('digits', 'digits', 10, (800, 200, 797), 'handwritten digits of scikit-learn, 32 px'),
@@ -46,11 +46,11 @@ def find_task(name: str) -> Task:
     for task in ALL:
         if task.name == name:
             return task
-    near = f'; nearest: {nearest(name)}' if nearest(name) else ''
+    near = f'; nearest: {nearest_tasks(name)}' if nearest_tasks(name) else ''
     raise ValueError(f'task is {name!r}; allowed: {[task.name for task in ALL]}{near}')
 
 
-def nearest(name: str) -> list[str]:
+def nearest_tasks(name: str) -> list[str]:
     """Returns the names of tasks that look most like a name, the nearest first."""
     names = [task.name for task in ALL]
     ends = {task.name.rpartition('/')[2]: task.name for task in ALL}

@@ -19,7 +19,7 @@ from jax_prompt.core.files import own_temporaries, temporary_folder
 from jax_prompt.data.decode import decode_image
 from jax_prompt.data.labels import LabelRule
 from jax_prompt.data.labels import stored as stored_label
-from jax_prompt.data.split import Source, Split, make_source, take
+from jax_prompt.data.source import Source, Split, make_source, select
 from jax_prompt.data.tfds_files import check_counts, check_empty, open_builder
 from jax_prompt.data.tfds_folders import data_root, how_to_prepare, prepared_folder
 
@@ -238,7 +238,7 @@ def _open(prepared: Prepared, val_fraction: float, test_fraction: float) -> Sour
                 *(name, split, len(part) - len(known), len(part)),
                 '' if len(known) else f', so there is no {key} split of its own',
             )
-            part = take(split, part, known)
+            part = select(split, part, known)
         if len(part):
             splits[key] = part
     splits = _complete(name, splits, val_fraction, test_fraction)
@@ -277,9 +277,9 @@ def _complete(
             f'{name} has {sorted(splits)}; val_fraction {val_fraction} and test_fraction '
             f'{test_fraction} of its {len(train)} training images leave nothing for train or val'
         )
-    out = dict(splits, train=take('train', train, np.arange(left)))
+    out = dict(splits, train=select('train', train, np.arange(left)))
     if val:
-        out['val'] = take('val', train, np.arange(left, left + val))
+        out['val'] = select('val', train, np.arange(left, left + val))
     if test:
-        out['test'] = take('test', train, np.arange(left + val, len(train)))
+        out['test'] = select('test', train, np.arange(left + val, len(train)))
     return {key: replace(one, name=key) for key, one in out.items()}

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
-from jax_prompt.data.split import Split
+from jax_prompt.data.source import Split
 
 _ORDER = ('train', 'val', 'test')
 

@@ -1,1 +1,1 @@
-"""Evaluation and prediction."""
+"""Evaluation and diagnosis of a trained classifier."""

@@ -1,7 +1,7 @@
 """Multi-head attention, heads first, whose backward pass keeps no [B, H, T, T] probabilities.
 
-Layout and backward were chosen by measurement (`launch/bench.py ops`): [B, H, T, d] products run
-faster on CPU than [B, T, H, d] ones, and recomputing the softmax in the backward pass costs one
+Layout and backward were chosen by measurement (`launch/speed/speed.py ops`): [B, H, T, d] products
+run faster on CPU than [B, T, H, d] ones, and recomputing the softmax in the backward pass costs one
 product of six but saves the largest activation of a block.
 """
 

@@ -1,1 +1,1 @@
-"""The engine: configuration, optimization, calibration, checkpoints and the loop."""
+"""One training: its program, optimizer, loop, checkpoints and metrics."""

@@ -17,7 +17,7 @@ import numpy as np
 from jax_prompt.core.spec import IMAGE, Cut
 from jax_prompt.core.tree import Tree
 from jax_prompt.evals.classify import padded_batches
-from jax_prompt.train.parallel import in_context, shard_batch, unite
+from jax_prompt.train.mesh import in_context, shard_batch, unite
 from jax_prompt.train.step import Program
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_prompt.train.checksum import damage, hash_tree, write_sums
-from jax_prompt.train.distributed import from_primary, is_primary, share
+from jax_prompt.core.checksum import damage, hash_tree, write_sums
+from jax_prompt.train.processes import from_primary, is_primary, share
 
 Saved = tuple[Any, dict[str, Any]]  # a checkpoint's tree and what is saved beside it
 
@@ -28,7 +28,7 @@ class DamagedCheckpoint(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one training stage, in one directory.
+    """The checkpoints of one training, in one directory.
 
     Args:
       directory: where they lie; made if missing.

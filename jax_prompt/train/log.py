@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from jax_prompt.core.files import whole_file
 from jax_prompt.core.json_file import load_object
-from jax_prompt.train.distributed import from_primary, is_primary
+from jax_prompt.train.processes import from_primary, is_primary
 
 _LOG = logging.getLogger(__name__)
 _ROW = {'kind', 'stage', 'epoch'}  # what every row of metrics.jsonl has

@@ -1,6 +1,6 @@
-"""The training loop of one stage: epochs on the device, checkpoints, metrics, resumption.
+"""The training loop of one job: epochs on the device, checkpoints, metrics, resumption.
 
-Everything random is a function of the run's key, the epoch and the step, so a killed stage that
+Everything random is a function of the run's key, the epoch and the step, so a killed job that
 starts again from its last checkpoint takes the same steps and ends with the same bits.
 """
 
@@ -17,30 +17,29 @@ from jax_prompt.core.devices import num_cores
 from jax_prompt.core.tree import Tree
 from jax_prompt.evals.classify import Evaluation, NonFiniteLogits, evaluate
 from jax_prompt.train.checkpoint import Checkpoints, Saved
-from jax_prompt.train.finite import diverged, find_nonfinite
+from jax_prompt.train.job import Fit, Job, NonFiniteLoss, Unconverged, diverged, find_nonfinite
 from jax_prompt.train.log import Progress, append_metrics, read_metrics, rewrite_metrics
+from jax_prompt.train.mesh import replicate
 from jax_prompt.train.metrics import add_steps, epoch_means, too_few_converged
 from jax_prompt.train.optim import Hyper
 from jax_prompt.train.order import device_calls, epoch_order, images_done
-from jax_prompt.train.parallel import replicate
 from jax_prompt.train.snapshots import take_snapshot
-from jax_prompt.train.stage import Fit, NonFiniteLoss, Stage, Unconverged
 from jax_prompt.train.step import TrainState, make_logits, make_step, make_steps
 from jax_prompt.train.stopping import after_the_call, stop_if_asked
 
 
-def fit(stage: Stage, trainable: Tree, frozen: Tree) -> Fit:
-    """Trains a stage from its last checkpoint, or from the start.
+def fit(job: Job, trainable: Tree, frozen: Tree) -> Fit:
+    """Trains a job from its last checkpoint, or from the start.
 
     Args:
-      stage: what to train.
+      job: what to train.
       trainable: initial trainable tree.
       frozen: frozen tree, on the device.
 
     Raises:
       NonFiniteLoss: names the step; what was saved before stays.
     """
-    training = _Training(stage, trainable, frozen)
+    training = _Training(job, trainable, frozen)
     try:
         training.resume()
         with after_the_call():
@@ -50,20 +49,20 @@ def fit(stage: Stage, trainable: Tree, frozen: Tree) -> Fit:
     return training.result()
 
 
-class Record:
-    """What is kept of a stage beside its state: sums, best weights, metrics and checkpoints.
+class Ledger:
+    """What is kept of a job beside its state: sums, best weights, metrics and checkpoints.
 
     One training drives one record, a population one a member.
 
     Args:
-      stage: the training.
+      job: the training.
       trainable: its initial trainable tree.
     """
 
-    def __init__(self, stage: Stage, trainable: Tree):
-        self.stage, self.program = stage, stage.program
+    def __init__(self, job: Job, trainable: Tree):
+        self.job, self.program = job, job.program
         # A copy: the state is donated step by step, and `best` must not share its buffers.
-        self.best = jax.tree.map(jnp.copy, trainable) if stage.val else {}
+        self.best = jax.tree.map(jnp.copy, trainable) if job.val else {}
         self.info: dict[str, Any] = {
             'val_accuracy': None,
             'best_val_accuracy': None,
@@ -72,7 +71,7 @@ class Record:
             'sums': {},
             'cores': [],
         }
-        self.checkpoints = Checkpoints(stage.directory)
+        self.checkpoints = Checkpoints(job.directory)
         self.saved, self.earlier = time.perf_counter(), 0.0
 
     def like(self, state: TrainState) -> Tree:
@@ -88,11 +87,11 @@ class Record:
             tree, self.info = saved
             state, self.best = TrainState(**tree['state']), tree['best']
             self.earlier = self.info['seconds']
-        if self.stage.metrics:
+        if self.job.metrics:
             done = (step or 0) // self.program.steps_per_epoch
-            name = self.stage.name
+            name = self.job.name
             rewrite_metrics(
-                self.stage.metrics, lambda r: r['stage'] != name or r.get('epoch', 0) <= done
+                self.job.metrics, lambda r: r['stage'] != name or r.get('epoch', 0) <= done
             )
         return state
 
@@ -114,8 +113,8 @@ class Record:
 
     def diverged(self, what: str) -> NonFiniteLoss:
         """Returns the error of a training that ended in NaN or infinity; `what` says where."""
-        lr, kept = float(self.stage.hyper.lr), self.checkpoints.latest()
-        return diverged(self.stage.name, what, lr, kept)
+        lr, kept = float(self.job.hyper.lr), self.checkpoints.latest()
+        return diverged(self.job.name, what, lr, kept)
 
     def validate(self, epoch: int, act: Callable[[], Evaluation]) -> Evaluation:
         """Evaluates the validation split at the end of an epoch.
@@ -130,9 +129,9 @@ class Record:
 
     def due(self, epoch: int) -> bool:
         """Whether an epoch ends with a validation."""
-        stage = self.stage
-        every = epoch % stage.eval_every == 0 or epoch == stage.last_epoch
-        return stage.val is not None and every
+        job = self.job
+        every = epoch % job.eval_every == 0 or epoch == job.last_epoch
+        return job.val is not None and every
 
     def end_epoch(
         self, epoch: int, step: int, got: Evaluation | None, weights: Callable[[], Tree]
@@ -148,15 +147,15 @@ class Record:
         Raises:
           NonFiniteLoss: every step of the epoch was skipped.
         """
-        stage, info, sums = self.stage, self.info, self.info['sums']
+        job, info, sums = self.job, self.info, self.info['sums']
         if not sums['steps']:
             raise NonFiniteLoss(
-                f'{stage.name}: every step of epoch {epoch} was skipped: no finite loss and '
-                f'gradient at learning rate {float(stage.hyper.lr):g}; lower lr'
+                f'{job.name}: every step of epoch {epoch} was skipped: no finite loss and '
+                f'gradient at learning rate {float(job.hyper.lr):g}; lower lr'
             )
         row = {
             'kind': 'epoch',
-            'stage': stage.name,
+            'stage': job.name,
             'epoch': epoch,
             'step': step,
             'val_accuracy': None,
@@ -169,21 +168,21 @@ class Record:
                 info['best_val_accuracy'], info['best_epoch'] = got.accuracy, epoch
                 self.best = weights()
         info['sums'] = {}
-        if stage.metrics:
-            append_metrics(stage.metrics, row)
+        if job.metrics:
+            append_metrics(job.metrics, row)
         return row
 
     def watch(self, row: dict[str, Any], save: Callable[[], None]) -> None:
         """Says, or stops after `save`, where fewer inner solves converged than asked for."""
-        stage = self.stage
-        text = too_few_converged(row, stage.min_converged)
+        job = self.job
+        text = too_few_converged(row, job.min_converged)
         if text is None:
             return
-        text = f'{stage.name}: epoch {row["epoch"]}: {text}'
-        if stage.stop_unconverged:
+        text = f'{job.name}: epoch {row["epoch"]}: {text}'
+        if job.stop_unconverged:
             save()
             raise Unconverged(f'{text}. Its checkpoint is kept, step {self.checkpoints.latest()}')
-        if not stage.quiet:
+        if not job.quiet:
             print(f'warning: {text}', flush=True)
 
     def save(self, state: TrainState) -> None:
@@ -199,10 +198,10 @@ class Record:
         self.saved = time.perf_counter()
 
     def result(self, weights: Tree) -> Fit:
-        """Returns what the stage gave, with the weights that it ended with."""
+        """Returns what the job gave, with the weights that it ended with."""
         rates = []
-        if self.stage.metrics:
-            rows = [r for r in read_metrics(self.stage.metrics) if r['stage'] == self.stage.name]
+        if self.job.metrics:
+            rows = [r for r in read_metrics(self.job.metrics) if r['stage'] == self.job.name]
             rates = [r['images_per_second'] for r in rows if r['kind'] == 'epoch']
         return Fit(
             trainable=weights,
@@ -219,27 +218,27 @@ class Record:
 
 
 class _Training:
-    """The state of one stage between device calls."""
+    """The state of one job between device calls."""
 
-    def __init__(self, stage: Stage, trainable: Tree, frozen: Tree):
-        self.stage, self.program, self.frozen = stage, stage.program, frozen
-        self.record = Record(stage, trainable)
+    def __init__(self, job: Job, trainable: Tree, frozen: Tree):
+        self.job, self.program, self.frozen = job, job.program, frozen
+        self.record = Ledger(job, trainable)
         put = partial(replicate, mesh=self.program.mesh)
         self.state = put(self.program.init(jax.tree.map(jnp.copy, trainable)))
-        self.order_key, step_key = jax.random.split(jax.random.key(stage.seed))
+        self.order_key, step_key = jax.random.split(jax.random.key(job.seed))
         self.step_key = put(step_key)
-        self.resident = not hasattr(stage.train.data, 'batches')
-        self.data: Any = stage.train.data
+        self.resident = not hasattr(job.train.data, 'batches')
+        self.data: Any = job.train.data
         if self.resident:
             self.data = put(self.data)
-        self.labels = put(np.asarray(stage.train.labels, np.int32))
+        self.labels = put(np.asarray(job.train.labels, np.int32))
         # Arrays, not constants: every candidate of a search runs the same compiled program.
-        self.hyper = put(Hyper(*(jnp.asarray(value, jnp.float32) for value in stage.hyper)))
+        self.hyper = put(Hyper(*(jnp.asarray(value, jnp.float32) for value in job.hyper)))
         self.logits = partial(make_logits, self.program)
 
     def resume(self) -> None:
         """Continues from the last whole checkpoint, if any, and forgets metrics after it."""
-        like, quiet = self.record.like(self.state), self.stage.quiet
+        like, quiet = self.record.like(self.state), self.job.quiet
         step, saved = self.record.checkpoints.newest(like, quiet=quiet)
         state = self.record.restore(self.state, step, saved)
         if step is not None:
@@ -248,24 +247,24 @@ class _Training:
 
     def run(self) -> None:
         """Trains to the stage's last epoch."""
-        stage, step = self.stage, int(self.state.step)
-        steps, total = self.program.steps_per_epoch, len(stage.train.labels)
-        progress = Progress(stage.name, stage.last_epoch * total, stage.quiet, stage.after)
-        progress.start(images_done(step, steps, stage.batch_size, total))
-        take_snapshot(stage.directory, stage.snapshot_every, self.program, self.state)
-        for epoch in range(step // steps, stage.last_epoch):
-            rows, weights = epoch_order(self.order_key, epoch, total, stage.batch_size)
+        job, step = self.job, int(self.state.step)
+        steps, total = self.program.steps_per_epoch, len(job.train.labels)
+        progress = Progress(job.name, job.last_epoch * total, job.quiet, job.after)
+        progress.start(images_done(step, steps, job.batch_size, total))
+        take_snapshot(job.directory, job.snapshot_every, self.program, self.state)
+        for epoch in range(step // steps, job.last_epoch):
+            rows, weights = epoch_order(self.order_key, epoch, total, job.batch_size)
             done = int(self.state.step) - epoch * steps
-            for first, stop in device_calls(steps, stage.steps_per_call, done):
+            for first, stop in device_calls(steps, job.steps_per_call, done):
                 save = partial(self.record.save, self.state)
-                stop_if_asked(stage.name, int(self.state.step), save)
+                stop_if_asked(job.name, int(self.state.step), save)
                 self._call(rows[first:stop], weights[first:stop])
                 progress.update(int(weights[first:stop].sum()))
                 if stop == steps:
-                    take_snapshot(stage.directory, stage.snapshot_every, self.program, self.state)
+                    take_snapshot(job.directory, job.snapshot_every, self.program, self.state)
                     progress.note(self._end_epoch(epoch + 1))
-                last = stop == steps and epoch + 1 == stage.last_epoch
-                if last or time.perf_counter() - self.record.saved > stage.checkpoint_seconds:
+                last = stop == steps and epoch + 1 == job.last_epoch
+                if last or time.perf_counter() - self.record.saved > job.checkpoint_seconds:
                     self.record.save(self.state)
         progress.close()
 
@@ -289,11 +288,11 @@ class _Training:
 
     def _end_epoch(self, epoch: int) -> str:
         """Validates where due, writes the epoch's metrics, and returns a line for the terminal."""
-        stage, record, got = self.stage, self.record, None
+        job, record, got = self.job, self.record, None
         weights = self.program.weights(self.state)
-        if stage.val is not None and record.due(epoch):
+        if job.val is not None and record.due(epoch):
             started = time.perf_counter()
-            split = (*stage.val, stage.eval_batch_size)
+            split = (*job.val, job.eval_batch_size)
             act = partial(evaluate, self.logits, weights, self.frozen, *split)
             got = record.validate(epoch, act)
             record.info['seconds'] += time.perf_counter() - started
@@ -306,5 +305,5 @@ class _Training:
         return f'epoch {epoch}/{self.program.epochs} loss {row["loss"]:.4f}' + shown
 
     def result(self) -> Fit:
-        """Returns what the stage gave."""
+        """Returns what the job gave."""
         return self.record.result(self.program.weights(self.state))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax_prompt.core.tree import Tree
 
 
-class Part(NamedTuple):
+class BatchPart(NamedTuple):
     """What a part holds of each image.
 
     Attributes:
@@ -36,8 +36,8 @@ class Part(NamedTuple):
 
 
 def in_parts(
-    gradient: Callable[[Part, Tree, jax.Array], Any],
-    batch: Part,
+    gradient: Callable[[BatchPart, Tree, jax.Array], Any],
+    batch: BatchPart,
     probes: Tree,
     key: jax.Array,
     micro_batch: int,

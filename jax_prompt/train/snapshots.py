@@ -1,12 +1,12 @@
 """Snapshots: what trains, as it stood after some epochs, for those who look back at a run.
 
 A checkpoint is there to go on from and only the latest is kept; a snapshot holds the weights that
-would be evaluated, nothing of the optimizer, and stays. It lies beside the checkpoints of its stage
+would be evaluated, nothing of the optimizer, and stays. It lies beside the checkpoints of its job
 as `snapshots/epoch_0003.npz`, one array a path of the trainable tree; epoch 0 is the
 initialisation, prototypes included.
 
 A snapshot is moved into place whole, and before the checkpoint of its step is written: a killed
-stage that starts again from that checkpoint lacks none, and comes to the same bits for those that
+job that starts again from that checkpoint lacks none, and comes to the same bits for those that
 it already wrote.
 """
 
@@ -61,7 +61,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def find_snapshots(directory: str | Path) -> dict[int, Path]:
-    """Returns the snapshots of a stage by epoch, ascending; {} where there are none."""
+    """Returns the snapshots of a job by epoch, ascending; {} where there are none."""
     found = (Path(directory) / 'snapshots').glob('epoch_*.npz')
     named = {int(match[1]): path for path in found if (match := _NAME.match(path.name))}
     return dict(sorted(named.items()))

@@ -21,9 +21,9 @@ from jax_prompt.core.tree import Tree, merge
 from jax_prompt.data.given import check_images
 from jax_prompt.data.transforms import Augment, augment, centre, to_model
 from jax_prompt.model import Classifier
-from jax_prompt.train.micro_batch import Part, in_parts, map_parts
+from jax_prompt.train.mesh import in_context, shard_batch, unite
+from jax_prompt.train.micro_batch import BatchPart, in_parts, map_parts
 from jax_prompt.train.optim import Hyper, Optim, make_optimizer, weight_gradients
-from jax_prompt.train.parallel import in_context, shard_batch, unite
 
 
 class WithRaw(NamedTuple):
@@ -185,7 +185,7 @@ class Program:
             x = augment(keys[0], x, self.image_size, self.augment, first)
             x = to_model(x, self.mean, self.std)
 
-        def loss_fn(trainable: Tree, probes: Tree, part: Part, key: jax.Array):
+        def loss_fn(trainable: Tree, probes: Tree, part: BatchPart, key: jax.Array):
             x, raw, labels, weights = part
             options: dict[str, Any] = {'start': self.start, 'raw': raw, 'probes': probes}
             with in_context(self.mesh):
@@ -201,7 +201,7 @@ class Program:
         tuner = self.classifier.tuner
         (loss, correct), (grads, seen) = in_parts(
             lambda part, probes, key: gradient(state.trainable, probes, part, key),
-            Part(x, raw, labels, weights),
+            BatchPart(x, raw, labels, weights),
             tuner.probes(len(labels)),
             keys[1],
             self.at_once,
@@ -286,7 +286,7 @@ def make_step(program, state, frozen, x, labels, weights, hyper, key):
 
 @partial(jax.jit, static_argnames='program')
 def make_logits(program, trainable, frozen, x):
-    """Computes `Program.logits`; stages with equal programs share the compiled code."""
+    """Computes `Program.logits`; jobs with equal programs share the compiled code."""
     count = len(jax.tree.leaves(x)[0])
     logits = program.logits(trainable, frozen, shard_batch(x, program.mesh))
     return unite(logits, program.mesh)[:count]

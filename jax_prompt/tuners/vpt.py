@@ -9,7 +9,7 @@ In a Swin prompts enter every window. After the block each prompt is averaged ov
 Between stages four patches are joined and merged; a prompt is joined with itself four times and
 merged like them.
 
-SPT is the same tuner. Its prompts are calibrated from the task's own tokens (`train/calibrate.py`).
+SPT is the same tuner. Its prompts are calibrated from the task's own tokens (`calibrate/spt.py`).
 """
 
 import math
@@ -115,7 +115,7 @@ class VPT(Tuner):
     def key_bias(self, place: Place, num_keys: int) -> jax.Array | None:
         """Leaves out prompts past `place.shared['length']`, an int32 scalar, where it is there.
 
-        It is where trainings of unlike lengths share a program (`train/lengths.py`): each has
+        It is where trainings of unlike lengths share a program (`search/padding.py`): each has
         `num_prompts` prompts there, and those past its own length are zeros.
         """
         length = place.shared.get('length')

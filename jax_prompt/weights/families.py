@@ -8,11 +8,11 @@ import numpy as np
 
 from jax_prompt.weights import resnet, resnet_facts, swin, swin_facts, vit, vit_facts
 from jax_prompt.weights.rules import Matched, refuse
-from jax_prompt.weights.tables import Refusal, Shape, Table
+from jax_prompt.weights.tables import NameTable, Refusal, Shape
 
 
 @dataclass(frozen=True)
-class Family:
+class WeightsFamily:
     """How the weights of one family are read.
 
     Attributes:
@@ -28,17 +28,17 @@ class Family:
     """
 
     name: str
-    formats: Mapping[str, Table]
+    formats: Mapping[str, NameTable]
     facts_of: Callable[[Matched, Mapping[str, np.ndarray]], Any]
     facts_asked: Callable[[Any], Any]
     leaf_shapes: Callable[[Any], dict[str, Shape]]
     settle_positions: Callable[[dict[str, Any], Any, str], int]
-    decided: Callable[[Table, Mapping[str, np.ndarray]], dict[str, Any]]
+    decided: Callable[[NameTable, Mapping[str, np.ndarray]], dict[str, Any]]
     strangers: tuple[Refusal, ...] = ()
 
     def detect(
         self, names: Collection[str], container: str, expected: str, source: str
-    ) -> list[Table]:
+    ) -> list[NameTable]:
         """Returns the formats that a file may be of, the best guess first.
 
         Args:
@@ -75,8 +75,8 @@ class Family:
         return possible[::-1]  # the plain names, which all others started from, come last
 
 
-FAMILIES: Mapping[str, Family] = {
-    'vit': Family(
+FAMILIES: Mapping[str, WeightsFamily] = {
+    'vit': WeightsFamily(
         'ViT',
         vit.FORMATS,
         vit_facts.facts_of,
@@ -86,7 +86,7 @@ FAMILIES: Mapping[str, Family] = {
         vit_facts.decided,
         vit.STRANGERS,
     ),
-    'swin': Family(
+    'swin': WeightsFamily(
         'Swin',
         swin.FORMATS,
         swin_facts.facts_of,
@@ -96,7 +96,7 @@ FAMILIES: Mapping[str, Family] = {
         swin_facts.decided,
         swin.STRANGERS,
     ),
-    'resnet': Family(
+    'resnet': WeightsFamily(
         'ResNet',
         resnet.FORMATS,
         resnet_facts.facts_of,

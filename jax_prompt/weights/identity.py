@@ -111,7 +111,7 @@ def _check_overrides(name: str, overrides: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadReport:
     """How a file was read.
 
     Attributes:

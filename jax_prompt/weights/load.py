@@ -18,8 +18,8 @@ from jax_prompt.backbones.architectures import ARCHITECTURES
 from jax_prompt.backbones.table import Colour, find_weights, lookup
 from jax_prompt.core.files import whole_file
 from jax_prompt.core.tree import Tree, flatten, unflatten, unstack_layers
-from jax_prompt.weights.families import FAMILIES, Family
-from jax_prompt.weights.identity import Identity, Report, colour
+from jax_prompt.weights.families import FAMILIES, WeightsFamily
+from jax_prompt.weights.identity import Identity, LoadReport, colour
 from jax_prompt.weights.origin import KEY, Given, Origin, as_recorded, find_origin
 from jax_prompt.weights.readers import Contents, read
 from jax_prompt.weights.rules import apply, match_names
@@ -36,7 +36,7 @@ def load_weights(
     std: Colour | None = None,
     pool: str = '',
     identity: Identity | None = None,
-) -> tuple[Tree, Report]:
+) -> tuple[Tree, LoadReport]:
     """Loads a checkpoint as the parameters of a backbone of the table.
 
     Args:
@@ -46,7 +46,7 @@ def load_weights(
       mean: overrides the normalisation's mean.
       std: overrides the normalisation's standard deviation.
       pool: how the run will pool, where it is not as the weights want; it settles what they want
-        (`Report.unsettled`) and changes nothing else.
+        (`LoadReport.unsettled`) and changes nothing else.
       identity: what a run has recorded of these weights; they are then read as they were then.
 
     Returns:
@@ -82,8 +82,8 @@ def load_weights(
 
 
 def _load(
-    contents: Contents, origin: Origin, name: str, path: Path, family: Family
-) -> tuple[Tree, Report]:
+    contents: Contents, origin: Origin, name: str, path: Path, family: WeightsFamily
+) -> tuple[Tree, LoadReport]:
     """Rearranges a file's tensors, knowing what it is."""
     tensors, config = contents.tensors, origin.config
     matched = match_names(origin.table, tensors, str(path))
@@ -95,7 +95,7 @@ def _load(
         )
     applied = apply(matched, tensors, family.leaf_shapes(config), str(path))
     grid = family.settle_positions(applied.flat, config, str(path))
-    report = Report(
+    report = LoadReport(
         identity=origin.identity,
         config=config,
         form=contents.form,
@@ -144,7 +144,7 @@ def save_converted(
         write_safetensors(file, leaves, dtype, metadata)
 
 
-def _named(facts: Any, family: Family) -> str:
+def _named(facts: Any, family: WeightsFamily) -> str:
     alike = {a: c for a, c in ARCHITECTURES.items() if FAMILIES[c.family] is family}
     names = [arch for arch, config in alike.items() if family.facts_asked(config) == facts]
     return f' ({" or ".join(names)})' if names else ''

@@ -7,7 +7,7 @@ decides them, the first that knows:
 2. the file's published name, and the files beside it (`sidecars`);
 3. sure signs among the names, such as MAE's decoder;
 4. nothing. Where all readings that fit agree, that is no question; else the report says what is
-   open (`Report.unsettled`), and training refuses.
+   open (`LoadReport.unsettled`), and training refuses.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ from jax_prompt.backbones.table import (
     lookup,
     tags,
 )
-from jax_prompt.weights.families import Family
+from jax_prompt.weights.families import WeightsFamily
 from jax_prompt.weights.identity import Identity, listed
 from jax_prompt.weights.readers import Contents
 from jax_prompt.weights.sidecars import ANY_NAME, Sidecar, read_sidecar
-from jax_prompt.weights.tables import Table
+from jax_prompt.weights.tables import NameTable
 
 KEY = 'jax_prompt'  # of the identity in a converted file's metadata
 _OPEN = ('pool', 'norm_after_pool', 'norm_epsilon', 'num_heads')  # in no name or shape
@@ -47,10 +47,10 @@ class Origin:
       config: its network.
       identity: which weights it holds.
       notes: what was assumed.
-      unsettled: as in `Report`.
+      unsettled: as in `LoadReport`.
     """
 
-    table: Table
+    table: NameTable
     config: Config
     identity: Identity
     notes: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class Origin:
 class _Way:
     """One way in which the weights may be meant."""
 
-    table: Table
+    table: NameTable
     who: str
     config: Config
     mean: Colour
@@ -85,7 +85,9 @@ class Given:
     pool: str = ''
 
 
-def find_origin(contents: Contents, name: str, given: Given, path: Path, family: Family) -> Origin:
+def find_origin(
+    contents: Contents, name: str, given: Given, path: Path, family: WeightsFamily
+) -> Origin:
     """Finds out what a file is.
 
     Raises:
@@ -145,7 +147,9 @@ def find_origin(contents: Contents, name: str, given: Given, path: Path, family:
     return Origin(way.table, way.config, identity, tuple(notes), unsettled)
 
 
-def as_recorded(contents: Contents, identity: Identity, path: Path, family: Family) -> Origin:
+def as_recorded(
+    contents: Contents, identity: Identity, path: Path, family: WeightsFamily
+) -> Origin:
     """Returns the origin of a file that a run has recorded, whatever now lies beside the file.
 
     Raises:
@@ -185,7 +189,7 @@ def _recognised(arch: str, path: Path, digest: str, said: Sidecar) -> Entry | No
     return next((e for e in entries if e.name == said.name), None)
 
 
-def _ways(table: Table, entries: Collection[Entry], names: Collection[str]) -> list[_Way]:
+def _ways(table: NameTable, entries: Collection[Entry], names: Collection[str]) -> list[_Way]:
     """Returns what weights of a format may want: as listed weights of it, else as its authors'."""
     out = []
     arch = next(iter(entries)).arch
@@ -204,7 +208,7 @@ def _ways(table: Table, entries: Collection[Entry], names: Collection[str]) -> l
 
 
 def _decided(
-    way: _Way, names: Mapping[str, Any], said: Sidecar, family: Family, tagged: bool
+    way: _Way, names: Mapping[str, Any], said: Sidecar, family: WeightsFamily, tagged: bool
 ) -> _Way:
     """Returns a way with what names, format and sidecar decide; a tag keeps what it stands for."""
     changes = family.decided(way.table, names)
@@ -288,7 +292,9 @@ def _flag(values: Colour) -> str:
     return f'"({", ".join(f"{value:g}" for value in values)})"'
 
 
-def _converted(contents: Contents, name: str, path: Path, digest: str, family: Family) -> Origin:
+def _converted(
+    contents: Contents, name: str, path: Path, digest: str, family: WeightsFamily
+) -> Origin:
     """The origin of a file that `save_converted` wrote: what it says itself."""
     try:
         identity = Identity.from_dict(json.loads(contents.metadata[KEY]))

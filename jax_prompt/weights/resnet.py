@@ -10,21 +10,21 @@
 
 from collections.abc import Mapping
 
-from jax_prompt.weights.tables import Reading, Refusal, Rule, Table, conv_kernel, own_table
+from jax_prompt.weights.tables import NameRule, NameTable, Reading, Refusal, conv_kernel, own_table
 from jax_prompt.weights.torch_layers import norm
 
 _LAYER = 'block_{layer}'
 
 
-def _conv(pattern: str, path: str) -> Rule:
-    return Rule(rf'{pattern}\.weight', f'{path}/kernel', conv_kernel)
+def _conv(pattern: str, path: str) -> NameRule:
+    return NameRule(rf'{pattern}\.weight', f'{path}/kernel', conv_kernel)
 
 
-def _batch_norm(pattern: str, path: str) -> tuple[Rule, ...]:
+def _batch_norm(pattern: str, path: str) -> tuple[NameRule, ...]:
     return (
         *norm(pattern, path),
-        Rule(rf'{pattern}\.running_mean', f'{path}/mean'),
-        Rule(rf'{pattern}\.running_var', f'{path}/var'),
+        NameRule(rf'{pattern}\.running_mean', f'{path}/mean'),
+        NameRule(rf'{pattern}\.running_var', f'{path}/var'),
     )
 
 
@@ -42,7 +42,7 @@ _HF_BLOCK = r'encoder\.stages\.(?P<stage>\d+)\.layers\.(?P<layer>\d+)\.'
 _STEM = r'embedder\.embedder\.'
 
 
-def _hf_layer(place: int) -> tuple[Rule, ...]:
+def _hf_layer(place: int) -> tuple[NameRule, ...]:
     where = rf'{_HF_BLOCK}layer\.{place}\.'
     return (
         _conv(where + 'convolution', f'{_LAYER}/conv{place + 1}'),
@@ -116,7 +116,7 @@ _PREFIXES = (
 )
 _TABLES = (
     own_table('stem_conv/kernel', Reading('the micro ResNet', imagenet=False), Reading('others')),
-    Table(
+    NameTable(
         'hf',
         'embedder.embedder.convolution.weight',
         ('', 'resnet.'),
@@ -125,7 +125,7 @@ _TABLES = (
         _REFUSALS,
         family='ResNet',
     ),
-    Table(
+    NameTable(
         'torchvision',
         'conv1.weight',
         _PREFIXES,
@@ -135,4 +135,4 @@ _TABLES = (
         family='ResNet',
     ),
 )
-FORMATS: Mapping[str, Table] = {table.name: table for table in _TABLES}
+FORMATS: Mapping[str, NameTable] = {table.name: table for table in _TABLES}

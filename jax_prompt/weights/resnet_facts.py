@@ -10,7 +10,7 @@ import numpy as np
 from jax_prompt.backbones.resnet_config import ResNetConfig
 from jax_prompt.core.spec import Site
 from jax_prompt.weights.rules import Matched, layer_of
-from jax_prompt.weights.tables import Shape, Table
+from jax_prompt.weights.tables import NameTable, Shape
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def settle_positions(flat: dict[str, Any], config: ResNetConfig, source: str) ->
     return 0
 
 
-def decided(table: Table, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def decided(table: NameTable, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns what format and names decide of the network beyond shapes: nothing here."""
     del table, tensors
     return {}

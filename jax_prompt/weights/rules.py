@@ -1,7 +1,7 @@
 """Renaming rules as data, applied strictly.
 
-A `Table` (`weights/tables.py`) says how one source names its weights: regular expressions with the
-path and the transform of each leaf, what is skipped and why, and what is refused. `match_names`
+A `NameTable` (`weights/tables.py`) says how one source names its weights: regular expressions with
+the path and the transform of each leaf, what is skipped and why, and what is refused. `match_names`
 sorts a file's names by them; `apply` gives the whole tree, or one error with every unused, missing
 and misshapen name: a checkpoint that loads in part is worse than one that does not load.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jax_prompt.core.mapped import release
-from jax_prompt.weights.tables import Refusal, Rule, Shape, Table
+from jax_prompt.weights.tables import NameRule, NameTable, Refusal, Shape
 
 
 @dataclass
@@ -27,8 +27,8 @@ class Matched:
       unused: what no rule knows, with the reason.
     """
 
-    table: Table
-    plan: dict[str, dict[int, tuple[str, Rule]]]
+    table: NameTable
+    plan: dict[str, dict[int, tuple[str, NameRule]]]
     skipped: dict[str, str]
     unused: list[str]
 
@@ -57,7 +57,7 @@ class Applied:
     skipped: dict[str, str]
 
 
-def match_names(table: Table, tensors: Mapping[str, np.ndarray], source: str) -> Matched:
+def match_names(table: NameTable, tensors: Mapping[str, np.ndarray], source: str) -> Matched:
     """Sorts a file's names by a table.
 
     Raises:
@@ -162,7 +162,7 @@ def _check_finite(path: str, leaf: np.ndarray, names: list[str], source: str) ->
 def _check_leaf(
     path: str,
     shape: Shape,
-    parts: Mapping[int, tuple[str, Rule]],
+    parts: Mapping[int, tuple[str, NameRule]],
     tensors: Mapping[str, np.ndarray],
 ) -> list[str]:
     """Returns what is missing or misshapen of one leaf."""
@@ -197,7 +197,7 @@ def layer_of(path: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _match(table: Table, bare: str, counts: Mapping[int, int]) -> tuple[Rule, str] | None:
+def _match(table: NameTable, bare: str, counts: Mapping[int, int]) -> tuple[NameRule, str] | None:
     for rule in table.rules:
         match = re.fullmatch(rule.pattern, bare)
         if match:
@@ -211,7 +211,7 @@ def _match(table: Table, bare: str, counts: Mapping[int, int]) -> tuple[Rule, st
     return None
 
 
-def _layers_of_stages(table: Table, names: Collection[str]) -> dict[int, int]:
+def _layers_of_stages(table: NameTable, names: Collection[str]) -> dict[int, int]:
     """Returns {number of a stage: its layers}, {} where layers are numbered through."""
     counts: dict[int, int] = {}
     for rule in table.rules:

@@ -12,24 +12,24 @@
 
 from collections.abc import Mapping
 
-from jax_prompt.weights.tables import Reading, Refusal, Rule, Table, own_table
+from jax_prompt.weights.tables import NameRule, NameTable, Reading, Refusal, own_table
 from jax_prompt.weights.torch_layers import linear, norm, patch_conv
 
 _LAYER = 'block_{layer}'
 
 
-def _merge(pattern: str, path: str) -> tuple[Rule, ...]:
+def _merge(pattern: str, path: str) -> tuple[NameRule, ...]:
     reduction = linear(pattern + r'\.reduction', f'{path}/reduction')[:1]  # without a bias
     return (*norm(pattern + r'\.norm', f'{path}/norm'), *reduction)
 
 
-def _rules(block: str, fc1: str, fc2: str, merge: tuple[Rule, ...]) -> tuple[Rule, ...]:
+def _rules(block: str, fc1: str, fc2: str, merge: tuple[NameRule, ...]) -> tuple[NameRule, ...]:
     """The blocks of the official code, as timm and torchvision have them too."""
     return (
         *norm(block + 'norm1', f'{_LAYER}/ln1'),
         *linear(block + r'attn\.qkv', f'{_LAYER}/attn/qkv'),
         *linear(block + r'attn\.proj', f'{_LAYER}/attn/proj'),
-        Rule(block + r'attn\.relative_position_bias_table', f'{_LAYER}/attn/relative_bias'),
+        NameRule(block + r'attn\.relative_position_bias_table', f'{_LAYER}/attn/relative_bias'),
         *norm(block + 'norm2', f'{_LAYER}/ln2'),
         *linear(block + fc1, f'{_LAYER}/mlp/fc1'),
         *linear(block + fc2, f'{_LAYER}/mlp/fc2'),
@@ -67,7 +67,7 @@ _HF_RULES = (
     *linear(_HF + r'attention\.(?:self\.query|q_proj)', f'{_LAYER}/attn/qkv', (0, 3)),
     *linear(_HF + r'attention\.(?:self\.key|k_proj)', f'{_LAYER}/attn/qkv', (1, 3)),
     *linear(_HF + r'attention\.(?:self\.value|v_proj)', f'{_LAYER}/attn/qkv', (2, 3)),
-    Rule(_HF_BIAS + 'relative_position_bias_table', f'{_LAYER}/attn/relative_bias'),
+    NameRule(_HF_BIAS + 'relative_position_bias_table', f'{_LAYER}/attn/relative_bias'),
     *linear(_HF + r'attention\.(?:output\.dense|o_proj)', f'{_LAYER}/attn/proj'),
     *norm(_HF + 'layernorm_after', f'{_LAYER}/ln2'),
     *linear(_HF + r'(?:intermediate\.dense|mlp\.fc1)', f'{_LAYER}/mlp/fc1'),
@@ -99,8 +99,8 @@ STRANGERS = (
 )
 
 
-def _table(name: str, anchor: str, prefixes: tuple[str, ...], rules, **more) -> Table:
-    return Table(name, anchor, prefixes, rules, _SKIPS, _REFUSALS, family='Swin', **more)
+def _table(name: str, anchor: str, prefixes: tuple[str, ...], rules, **more) -> NameTable:
+    return NameTable(name, anchor, prefixes, rules, _SKIPS, _REFUSALS, family='Swin', **more)
 
 
 _ANCHOR, _PREFIXES = (
@@ -122,4 +122,4 @@ _TABLES = (
         absent=(_FIRST,),
     ),
 )
-FORMATS: Mapping[str, Table] = {table.name: table for table in _TABLES}
+FORMATS: Mapping[str, NameTable] = {table.name: table for table in _TABLES}

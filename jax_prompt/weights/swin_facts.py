@@ -10,7 +10,7 @@ import numpy as np
 
 from jax_prompt.backbones.swin_config import SwinConfig, merge_name
 from jax_prompt.weights.rules import Matched, layer_of
-from jax_prompt.weights.tables import Shape, Table
+from jax_prompt.weights.tables import NameTable, Shape
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def settle_positions(flat: dict[str, Any], config: SwinConfig, source: str) -> i
     return windows[0]
 
 
-def decided(table: Table, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def decided(table: NameTable, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns what format and names decide of the network beyond shapes: nothing here."""
     del table, tensors
     return {}

@@ -42,7 +42,7 @@ def row(x: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Rule:
+class NameRule:
     """How one kind of leaf is named.
 
     Attributes:
@@ -104,7 +104,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Table:
+class NameTable:
     """How one source names its weights.
 
     Attributes:
@@ -126,7 +126,7 @@ class Table:
     name: str
     anchor: str
     prefixes: tuple[str, ...]
-    rules: tuple[Rule, ...]
+    rules: tuple[NameRule, ...]
     skips: Mapping[str, str] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
     signs: tuple[tuple[str, ...], ...] = ()
@@ -159,8 +159,8 @@ def occurs(pattern: str, names: Collection[str]) -> bool:
     return any(re.fullmatch(pattern, name) for name in names)
 
 
-def own_table(anchor: str, *readings: Reading) -> Table:
+def own_table(anchor: str, *readings: Reading) -> NameTable:
     """Returns the format that this package writes: names are the paths of the tree."""
-    rules = (Rule('(?!head/)(?P<path>.+)', '{path}'),)
+    rules = (NameRule('(?!head/)(?P<path>.+)', '{path}'),)
     skips = {'head/.*': 'classifier head'}
-    return Table('jax_prompt', anchor, ('',), rules, skips, readings=readings)
+    return NameTable('jax_prompt', anchor, ('',), rules, skips, readings=readings)

@@ -1,27 +1,27 @@
 """Rules for the layers of torch that every family's networks are made of."""
 
-from jax_prompt.weights.tables import Rule, conv_kernel, transpose
+from jax_prompt.weights.tables import NameRule, conv_kernel, transpose
 
 
-def linear(pattern: str, path: str, part: tuple[int, int] = (0, 1)) -> tuple[Rule, ...]:
+def linear(pattern: str, path: str, part: tuple[int, int] = (0, 1)) -> tuple[NameRule, ...]:
     """A torch linear layer."""
     return (
-        Rule(rf'{pattern}\.weight', f'{path}/kernel', transpose, part),
-        Rule(rf'{pattern}\.bias', f'{path}/bias', part=part),
+        NameRule(rf'{pattern}\.weight', f'{path}/kernel', transpose, part),
+        NameRule(rf'{pattern}\.bias', f'{path}/bias', part=part),
     )
 
 
-def norm(pattern: str, path: str) -> tuple[Rule, ...]:
+def norm(pattern: str, path: str) -> tuple[NameRule, ...]:
     """A torch LayerNorm."""
     return (
-        Rule(rf'{pattern}\.weight', f'{path}/scale'),
-        Rule(rf'{pattern}\.bias', f'{path}/bias'),
+        NameRule(rf'{pattern}\.weight', f'{path}/scale'),
+        NameRule(rf'{pattern}\.bias', f'{path}/bias'),
     )
 
 
-def patch_conv(pattern: str) -> tuple[Rule, ...]:
+def patch_conv(pattern: str) -> tuple[NameRule, ...]:
     """The convolution that embeds patches."""
     return (
-        Rule(rf'{pattern}\.weight', 'patch_embed/kernel', conv_kernel),
-        Rule(rf'{pattern}\.bias', 'patch_embed/bias'),
+        NameRule(rf'{pattern}\.weight', 'patch_embed/kernel', conv_kernel),
+        NameRule(rf'{pattern}\.bias', 'patch_embed/bias'),
     )

@@ -17,10 +17,10 @@
 from collections.abc import Mapping
 
 from jax_prompt.weights.tables import (
+    NameRule,
+    NameTable,
     Reading,
     Refusal,
-    Rule,
-    Table,
     merge_first,
     merge_last,
     own_table,
@@ -31,18 +31,18 @@ from jax_prompt.weights.torch_layers import linear, norm, patch_conv
 
 _BLOCK = r'blocks\.(?:\d+\.)?(?P<layer>\d+)\.'  # DINOv2 may number chunks before blocks
 _BLOCKS = (
-    Rule('cls_token', 'cls_token'),
-    Rule('pos_embed', 'pos_embed'),
-    Rule('reg_token|register_tokens', 'register_tokens', row),
+    NameRule('cls_token', 'cls_token'),
+    NameRule('pos_embed', 'pos_embed'),
+    NameRule('reg_token|register_tokens', 'register_tokens', row),
     *patch_conv(r'patch_embed\.proj'),
     *norm(_BLOCK + 'norm1', 'block_{layer}/ln1'),
     *linear(_BLOCK + r'attn\.qkv', 'block_{layer}/attn/qkv'),
     *linear(_BLOCK + r'attn\.proj', 'block_{layer}/attn/proj'),
-    Rule(_BLOCK + r'ls1\.gamma', 'block_{layer}/ls1/scale'),
+    NameRule(_BLOCK + r'ls1\.gamma', 'block_{layer}/ls1/scale'),
     *norm(_BLOCK + 'norm2', 'block_{layer}/ln2'),
     *linear(_BLOCK + r'mlp\.fc1', 'block_{layer}/mlp/fc1'),
     *linear(_BLOCK + r'mlp\.fc2', 'block_{layer}/mlp/fc2'),
-    Rule(_BLOCK + r'ls2\.gamma', 'block_{layer}/ls2/scale'),
+    NameRule(_BLOCK + r'ls2\.gamma', 'block_{layer}/ls2/scale'),
     *norm('(?:norm|fc_norm)', 'norm'),
 )
 _HEADS = {
@@ -98,20 +98,20 @@ STRANGERS = (
 # On disk and, from transformers 5 on, in memory.
 _HF = r'(?:encoder\.layer|layers)\.(?P<layer>\d+)\.'
 _HF_RULES = (
-    Rule(r'embeddings\.cls_token', 'cls_token'),
-    Rule(r'embeddings\.position_embeddings', 'pos_embed'),
-    Rule(r'embeddings\.register_tokens', 'register_tokens', row),
+    NameRule(r'embeddings\.cls_token', 'cls_token'),
+    NameRule(r'embeddings\.position_embeddings', 'pos_embed'),
+    NameRule(r'embeddings\.register_tokens', 'register_tokens', row),
     *patch_conv(r'embeddings\.patch_embeddings\.projection'),
     *norm(_HF + '(?:layernorm_before|norm1)', 'block_{layer}/ln1'),
     *linear(_HF + r'attention\.(?:attention\.query|q_proj)', 'block_{layer}/attn/qkv', (0, 3)),
     *linear(_HF + r'attention\.(?:attention\.key|k_proj)', 'block_{layer}/attn/qkv', (1, 3)),
     *linear(_HF + r'attention\.(?:attention\.value|v_proj)', 'block_{layer}/attn/qkv', (2, 3)),
     *linear(_HF + r'attention\.(?:output\.dense|o_proj)', 'block_{layer}/attn/proj'),
-    Rule(_HF + r'layer_scale1\.lambda1', 'block_{layer}/ls1/scale'),
+    NameRule(_HF + r'layer_scale1\.lambda1', 'block_{layer}/ls1/scale'),
     *norm(_HF + '(?:layernorm_after|norm2)', 'block_{layer}/ln2'),
     *linear(_HF + r'(?:intermediate\.dense|mlp\.fc1)', 'block_{layer}/mlp/fc1'),
     *linear(_HF + r'(?:output\.dense|mlp\.fc2)', 'block_{layer}/mlp/fc2'),
-    Rule(_HF + r'layer_scale2\.lambda1', 'block_{layer}/ls2/scale'),
+    NameRule(_HF + r'layer_scale2\.lambda1', 'block_{layer}/ls2/scale'),
     *norm('layernorm', 'norm'),
 )
 
@@ -120,13 +120,13 @@ _FLAX = r'Transformer/encoderblock_(?P<layer>\d+)/'
 _ATTN = _FLAX + r'MultiHeadDotProductAttention_[01]/'
 _MLP = _FLAX + r'MlpBlock_[03]/'
 _GOOGLE_RULES = (
-    Rule('cls', 'cls_token'),
-    Rule(r'Transformer/posembed_input/pos_embedding|pos_embedding', 'pos_embed'),
-    Rule('embedding/kernel', 'patch_embed/kernel'),
-    Rule('embedding/bias', 'patch_embed/bias'),
-    Rule(_FLAX + r'LayerNorm_0/(?P<leaf>scale|bias)', 'block_{layer}/ln1/{leaf}'),
+    NameRule('cls', 'cls_token'),
+    NameRule(r'Transformer/posembed_input/pos_embedding|pos_embedding', 'pos_embed'),
+    NameRule('embedding/kernel', 'patch_embed/kernel'),
+    NameRule('embedding/bias', 'patch_embed/bias'),
+    NameRule(_FLAX + r'LayerNorm_0/(?P<leaf>scale|bias)', 'block_{layer}/ln1/{leaf}'),
     *(
-        Rule(
+        NameRule(
             _ATTN + f'{name}/(?P<leaf>kernel|bias)',
             'block_{layer}/attn/qkv/{leaf}',
             merge_last,
@@ -134,22 +134,22 @@ _GOOGLE_RULES = (
         )
         for name, part in (('query', (0, 3)), ('key', (1, 3)), ('value', (2, 3)))
     ),
-    Rule(_ATTN + 'out/kernel', 'block_{layer}/attn/proj/kernel', merge_first),
-    Rule(_ATTN + 'out/bias', 'block_{layer}/attn/proj/bias'),
-    Rule(_FLAX + r'LayerNorm_[12]/(?P<leaf>scale|bias)', 'block_{layer}/ln2/{leaf}'),
-    Rule(_MLP + r'Dense_0/(?P<leaf>kernel|bias)', 'block_{layer}/mlp/fc1/{leaf}'),
-    Rule(_MLP + r'Dense_1/(?P<leaf>kernel|bias)', 'block_{layer}/mlp/fc2/{leaf}'),
-    Rule(r'Transformer/encoder_norm/(?P<leaf>scale|bias)', 'norm/{leaf}'),
+    NameRule(_ATTN + 'out/kernel', 'block_{layer}/attn/proj/kernel', merge_first),
+    NameRule(_ATTN + 'out/bias', 'block_{layer}/attn/proj/bias'),
+    NameRule(_FLAX + r'LayerNorm_[12]/(?P<leaf>scale|bias)', 'block_{layer}/ln2/{leaf}'),
+    NameRule(_MLP + r'Dense_0/(?P<leaf>kernel|bias)', 'block_{layer}/mlp/fc1/{leaf}'),
+    NameRule(_MLP + r'Dense_1/(?P<leaf>kernel|bias)', 'block_{layer}/mlp/fc2/{leaf}'),
+    NameRule(r'Transformer/encoder_norm/(?P<leaf>scale|bias)', 'norm/{leaf}'),
 )
 
 _TV = r'encoder\.layers\.encoder_layer_(?P<layer>\d+)\.'
 _TORCHVISION = (
-    Rule('class_token', 'cls_token'),
-    Rule(r'encoder\.pos_embedding', 'pos_embed'),
+    NameRule('class_token', 'cls_token'),
+    NameRule(r'encoder\.pos_embedding', 'pos_embed'),
     *patch_conv('conv_proj'),
     *norm(_TV + 'ln_1', 'block_{layer}/ln1'),
-    Rule(_TV + r'self_attention\.in_proj_weight', 'block_{layer}/attn/qkv/kernel', transpose),
-    Rule(_TV + r'self_attention\.in_proj_bias', 'block_{layer}/attn/qkv/bias'),
+    NameRule(_TV + r'self_attention\.in_proj_weight', 'block_{layer}/attn/qkv/kernel', transpose),
+    NameRule(_TV + r'self_attention\.in_proj_bias', 'block_{layer}/attn/qkv/bias'),
     *linear(_TV + r'self_attention\.out_proj', 'block_{layer}/attn/proj'),
     *norm(_TV + 'ln_2', 'block_{layer}/ln2'),
     *linear(_TV + r'mlp\.(?:0|linear_1)', 'block_{layer}/mlp/fc1'),
@@ -163,7 +163,7 @@ _AUTOENCODER = {'pool': 'mean', 'norm_after_pool': True}  # as MAE's fine-tuning
 _DECODER, _LAMBDA = r'decoder\..*', r'.*\blayer_scale1\..*'
 _TABLES = (
     own_table('patch_embed/kernel', Reading('AugReg', imagenet=False), Reading('others')),
-    Table(
+    NameTable(
         'google',
         'embedding/kernel',
         ('', 'opt/target/', 'params/img/', 'params/'),
@@ -177,7 +177,7 @@ _TABLES = (
         _REFUSALS,
         readings=(Reading('AugReg', imagenet=False),),
     ),
-    Table(
+    NameTable(
         'torchvision',
         'conv_proj.weight',
         ('', 'module.', 'backbone.', 'model.'),
@@ -185,7 +185,7 @@ _TABLES = (
         {r'heads\..*': 'classifier head'},
         _REFUSALS,
     ),
-    Table(
+    NameTable(
         'hf',
         'embeddings.patch_embeddings.projection.weight',
         ('', 'vit.', 'dinov2.', 'dinov2_with_registers.'),
@@ -203,7 +203,7 @@ _TABLES = (
             Reading('MAE', fields=_AUTOENCODER, needs=(_DECODER,)),
         ),
     ),
-    Table(
+    NameTable(
         'dinov2',
         _ANCHOR,
         ('', 'backbone.', 'module.backbone.'),
@@ -217,7 +217,7 @@ _TABLES = (
         ),
         needs=(_SCALED,),
     ),
-    Table(
+    NameTable(
         'moco_v3',
         _ANCHOR,
         ('module.base_encoder.', 'module.'),
@@ -230,7 +230,7 @@ _TABLES = (
         _REFUSALS,
         signs=((r'module\.base_encoder\..*',),),
     ),
-    Table(
+    NameTable(
         'dino',
         _ANCHOR,
         ('backbone.', 'module.backbone.', ''),
@@ -244,7 +244,7 @@ _TABLES = (
         containers=('teacher', 'student'),
         absent=(_HEAD, _SCALED),
     ),
-    Table(
+    NameTable(
         'mae',
         _ANCHOR,
         ('',),
@@ -255,7 +255,7 @@ _TABLES = (
         absent=(_HEAD, _SCALED),
         readings=(Reading('MAE', fields=_AUTOENCODER),),
     ),
-    Table(
+    NameTable(
         'timm',
         _ANCHOR,
         ('', 'module.', 'model.', 'backbone.', 'encoder.', 'module.backbone.'),
@@ -265,4 +265,4 @@ _TABLES = (
         readings=(Reading('AugReg', imagenet=False, absent=(_SCALED,)), Reading('DeiT')),
     ),
 )
-FORMATS: Mapping[str, Table] = {table.name: table for table in _TABLES}
+FORMATS: Mapping[str, NameTable] = {table.name: table for table in _TABLES}

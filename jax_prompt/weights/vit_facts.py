@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.weights.rules import Matched, layer_of
-from jax_prompt.weights.tables import Shape, Table
+from jax_prompt.weights.tables import NameTable, Shape
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def facts_asked(config: ViTConfig) -> Facts:
     return Facts(**{name: getattr(config, name) for name in Facts.__dataclass_fields__})
 
 
-def decided(table: Table, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def decided(table: NameTable, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns what format and names decide of the network beyond shapes."""
     facts: dict[str, Any] = {}
     if table.name == 'hf' and not any('layer_scale1' in name for name in tensors):

@@ -9,7 +9,7 @@ import pytest
 
 from jax_prompt.backbones import table
 from jax_prompt.backbones.families import family_of
-from jax_prompt.data.sources import open_source
+from jax_prompt.data.open import open_source
 from jax_prompt.weights.load import load_weights
 
 PACKAGED = [name for name, entry in table.TABLE.items() if entry.packaged]

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from jax_prompt.core.files import own_temporaries, remove_left, temporary_folder, whole_file
+from jax_prompt.core.lease import DEAD_SECONDS, acquire, read_tenure
 from jax_prompt.core.owner import host, is_gone, new_owner
-from jax_prompt.train.claims import DEAD_SECONDS, look, take
 
 
 @pytest.fixture(scope='module')
@@ -58,7 +58,7 @@ def test_what_packages_leave_in_the_temporary_folder_goes_with_ours(tmp_path):
 
 def test_a_unit_that_was_never_taken_leaves_no_folder(tmp_path, dead):
     (tmp_path / f'.search.{dead}' / f'run@{dead}').mkdir(parents=True)
-    claim = take(tmp_path / 'search', look(tmp_path / 'search'), beat_seconds=1e9)
+    claim = acquire(tmp_path / 'search', read_tenure(tmp_path / 'search'), beat_seconds=1e9)
     assert os.listdir(tmp_path) == ['search']
     claim.release()
 
@@ -70,8 +70,8 @@ def test_a_sign_from_the_future_blocks_no_longer_than_another(tmp_path):
     beat.touch()
     ahead = time.time() + 365 * 86400
     os.utime(beat, (ahead, ahead))
-    assert look(unit).state == 'busy'  # its owner may live; the sign is counted from now
+    assert read_tenure(unit).state == 'busy'  # its owner may live; the sign is counted from now
     assert beat.stat().st_mtime < time.time() + 60
     past = beat.stat().st_mtime - DEAD_SECONDS - 60
     os.utime(beat, (past, past))
-    assert look(unit).state == 'free'
+    assert read_tenure(unit).state == 'free'

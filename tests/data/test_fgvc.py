@@ -9,13 +9,13 @@ from small_builders import prepare_small
 from small_data import encode, picture, write_class
 
 from jax_prompt.data import fgvc, regular
+from jax_prompt.data.draws import few_shot, long_tail
 from jax_prompt.data.imagenet100 import SYNSETS
+from jax_prompt.data.open import open_source
 from jax_prompt.data.preflight import split_sizes
-from jax_prompt.data.sources import open_source
-from jax_prompt.data.subsets import few_shot, long_tail
 from jax_prompt.data.tasks import ALL, find_task
-from jax_prompt.train.config import Input, RunConfig
-from jax_prompt.train.splits import open_data
+from jax_prompt.runs.config import Input, RunConfig
+from jax_prompt.runs.inputs import open_data
 
 # Table S1 of arXiv:2402.02382: classes, train, val, test.
 TABLE_S1 = {

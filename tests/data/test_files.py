@@ -14,8 +14,8 @@ from small_data import encode, picture, write_class
 from jax_prompt.data import decode
 from jax_prompt.data.decode import decode_image
 from jax_prompt.data.files import read_file
+from jax_prompt.data.open import check, open_source
 from jax_prompt.data.room import Room
-from jax_prompt.data.sources import check, open_source
 
 
 def chunk(kind, data):
@@ -104,7 +104,7 @@ def test_threads_share_the_room():
 
     def work(size):
         for _ in range(30):
-            with room.keep(), room.take(size):
+            with room.keep(), room.reserve(size):
                 with lock:
                     at_once[0] += min(size, 10)
                     most.append(at_once[0])
@@ -123,12 +123,12 @@ def test_threads_share_the_room():
 def test_room_is_kept_until_the_image_is_used():
     room = Room(10)
     with room.keep():
-        with room.take(8):
+        with room.reserve(8):
             pass
         assert room._held == 8
-        with room.take(9):  # what it had is given back first, else it would wait for itself
+        with room.reserve(9):  # what it had is given back first, else it would wait for itself
             assert room._held == 9
     assert room._held == 0
-    with room.take(5):
+    with room.reserve(5):
         assert room._held == 5
     assert room._held == 0

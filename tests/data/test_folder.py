@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_data import encode, picture, write_class
 
-from jax_prompt.data.sources import check, open_source
+from jax_prompt.data.open import check, open_source
 
 
 def two_classes(root, count=10):

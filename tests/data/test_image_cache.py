@@ -16,10 +16,10 @@ from small_data import encode, picture, split_of, write_pack
 
 from jax_prompt.data.image_cache import StoredImages, cached_images
 from jax_prompt.data.loader import load_arrays
-from jax_prompt.data.sources import open_source
-from jax_prompt.data.split import Split, concatenate
-from jax_prompt.train.config import Input, RunConfig
-from jax_prompt.train.splits import join, load_split, open_data
+from jax_prompt.data.open import open_source
+from jax_prompt.data.source import Split, concatenate
+from jax_prompt.runs.config import Input, RunConfig
+from jax_prompt.runs.inputs import join, load_split, open_data
 
 ROOT = Path(__file__).resolve().parents[2]
 VIEW = {'method': 'bilinear_tf', 'crop': 'squash', 'crop_ratio': 0.875}
@@ -118,7 +118,7 @@ def test_images_that_fail_leave_nothing(tmp_path):
 _CODE = """
 import dataclasses, pathlib, sys, time
 from jax_prompt.data.image_cache import cached_images
-from jax_prompt.data.sources import open_source
+from jax_prompt.data.open import open_source
 split = open_source(sys.argv[1]).splits['train']
 stuck = dataclasses.replace(split, read=lambda i: time.sleep(600))
 view = dict(method='bilinear_tf', crop='squash', crop_ratio=0.875)

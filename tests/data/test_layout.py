@@ -6,7 +6,7 @@ import pytest
 from small_data import encode, picture
 
 from jax_prompt.data.layout import find_layout, split_of
-from jax_prompt.data.sources import open_source
+from jax_prompt.data.open import open_source
 
 IMAGE = encode(picture(1))
 

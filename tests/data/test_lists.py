@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from small_data import encode, picture, write_class
 
-from jax_prompt.data.preflight import look
-from jax_prompt.data.sources import open_source
+from jax_prompt.data.open import open_source
+from jax_prompt.data.preflight import find_state
 
 
 def write_vtab(root):
@@ -76,7 +76,7 @@ def test_the_task_takes_published_lists_where_they_lie(tmp_path):
     assert source.name == 'fgvc/cub' and sizes(source) == {'train': 10, 'val': 4, 'test': 6}
     # The loaders of the published results do not turn images.
     assert np.array_equal(source.splits['train'].read(0), picture(0))
-    state = look('fgvc/cub', str(tmp_path))
+    state = find_state('fgvc/cub', str(tmp_path))
     assert state.state == 'unfit' and '(10, 4, 6) images' in state.detail
 
 

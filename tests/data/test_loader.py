@@ -10,7 +10,7 @@ from small_data import encode, picture, split_of
 
 from jax_prompt.data.decode import decode_image
 from jax_prompt.data.loader import Stream, load_arrays
-from jax_prompt.data.split import Split
+from jax_prompt.data.source import Split
 from jax_prompt.data.transforms import prepare_image
 
 PICTURES = [picture(i, 10 + i % 5, 12 + i % 3) for i in range(50)]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from small_data import encode, picture, write_pack
 
+from jax_prompt.data.open import check, open_source
 from jax_prompt.data.packed import _read
-from jax_prompt.data.sources import check, open_source
 
 FILES = [encode(picture(i)) for i in range(20)]
 

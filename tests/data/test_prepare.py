@@ -14,8 +14,8 @@ from small_data import write_class
 from jax_prompt.data import preflight
 from jax_prompt.data.convert import convert
 from jax_prompt.data.decode import decode_image
-from jax_prompt.data.sources import open_source
-from jax_prompt.data.task_source import open_ruled
+from jax_prompt.data.open import open_source
+from jax_prompt.data.ruled import open_ruled
 from jax_prompt.data.tasks import find_task
 from jax_prompt.data.tfrecord import crc32c, read_records
 from launch.prepare_data import expand, main
@@ -202,24 +202,24 @@ def test_what_does_not_fit_is_refused(tfds, both, tmp_path):
 def test_the_preflight(both, tmp_path, capsys):
     first, second = both
     old, new = str(second.parents[1]), str(tmp_path / 'new')
-    look = preflight.look
-    assert look('digits', old).state == look('fewshot1/digits', old).state == 'ready'
-    state = look('vtab/dtd', old)
+    find_state = preflight.find_state
+    assert find_state('digits', old).state == find_state('fewshot1/digits', old).state == 'ready'
+    state = find_state('vtab/dtd', old)
     assert (state.state, state.todo) == (
         'convert',
         (f'python launch/prepare_data.py --convert {second} --data_dir ANOTHER',),
     )
     # A set as small as this one is not what the table says.
-    state = look('vtab/dtd', str(first.parents[1]))
+    state = find_state('vtab/dtd', str(first.parents[1]))
     assert state.state == 'unfit' and '31 examples; the task takes 800' in state.detail
     prepare_small('eurosat/rgb', {'train': 27000 // 1000}, tmp_path / 'new')
-    assert look('vtab/eurosat', new).state == 'unfit'
-    state = look('vtab/resisc45', new)
+    assert find_state('vtab/eurosat', new).state == 'unfit'
+    state = find_state('vtab/resisc45', new)
     assert state.state == 'missing' and len(state.todo) == 2
     assert f'{new}/downloads/manual' in state.todo[0] and '--task vtab/resisc45' in state.todo[1]
-    assert look('fraction10/fgvc/nabirds', new).todo[0].endswith(f'{new}/nabirds')
+    assert find_state('fraction10/fgvc/nabirds', new).todo[0].endswith(f'{new}/nabirds')
     (tmp_path / 'new' / 'nabirds').mkdir()
-    state = look('fgvc/nabirds', new)
+    state = find_state('fgvc/nabirds', new)
     assert state.state == 'unfit' and "'images.txt'" in state.detail
     capsys.readouterr()
     assert main(['--check', '--task', 'fgvc,digits', '--data_dir', new]) == 1
@@ -232,9 +232,9 @@ def test_the_preflight(both, tmp_path, capsys):
 def test_folders_that_are_ready(tmp_path):
     for i in range(5):
         write_class(tmp_path / 'flowers5' / f'species{i}', 10, first=20 * i)
-    assert preflight.look('fewshot1/flowers5', str(tmp_path)).state == 'ready'
+    assert preflight.find_state('fewshot1/flowers5', str(tmp_path)).state == 'ready'
     write_class(tmp_path / 'flowers5' / 'weed', 10)
-    state = preflight.look('flowers5', str(tmp_path))
+    state = preflight.find_state('flowers5', str(tmp_path))
     assert state.state == 'unfit' and '6 classes; the table says 5' in state.detail
 
 
@@ -248,7 +248,7 @@ def test_a_set_that_is_ready(tmp_path):
         split['shardLengths'] = [str(counts[split['name']])]
     path.write_text(json.dumps(described))
     for name in ('vtab/oxford_flowers102', 'fgvc/oxford_flowers', 'fewshot16/oxford_flowers102'):
-        assert preflight.look(name, str(tmp_path)).state == 'ready'
+        assert preflight.find_state(name, str(tmp_path)).state == 'ready'
 
 
 def test_the_script(both, tmp_path, capsys):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jax_prompt.data.sources import check, open_source
+from jax_prompt.data.open import check, open_source
 from jax_prompt.data.tasks import TASKS
 
 scenes = pytest.importorskip('jax_prompt.data.builders.scenes')

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small_data import encode, picture
 
-from jax_prompt.data.sources import check, open_source
+from jax_prompt.data.open import check, open_source
 from jax_prompt.data.tasks import TASKS, find_task
 from jax_prompt.data.tfds_source import prepare_own
 
@@ -79,7 +79,7 @@ def own(tmp_path_factory) -> Path:
     """A folder in which two processes prepared the shapes at once; each prints a fingerprint."""
     folder = tmp_path_factory.mktemp('tfds')
     code = (
-        'import sys; from jax_prompt.data.sources import open_source; '
+        'import sys; from jax_prompt.data.open import open_source; '
         f's = open_source("shapes", data_dir={str(folder)!r}); '
         'assert "tensorflow" not in sys.modules; print(s.fingerprint)'
     )

@@ -9,8 +9,8 @@ import pytest
 from small_data import encode, picture, split_of, write_pack
 
 from jax_prompt.data import tfds_source
-from jax_prompt.data.sources import open_source
-from jax_prompt.data.split import Split
+from jax_prompt.data.open import open_source
+from jax_prompt.data.source import Split
 from jax_prompt.data.tfds_files import check_counts, check_empty, check_folder, open_builder
 from jax_prompt.data.tfrecord import masked_crc, read_records
 

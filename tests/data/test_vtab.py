@@ -11,10 +11,10 @@ from PIL import Image
 from small_builders import features_of_task, prepare_small
 
 from jax_prompt.data import label_cache, labels, vtab
+from jax_prompt.data.open import open_source
 from jax_prompt.data.preflight import split_sizes
-from jax_prompt.data.sources import open_source
+from jax_prompt.data.ruled import open_ruled
 from jax_prompt.data.task import Part
-from jax_prompt.data.task_source import open_ruled
 from jax_prompt.data.transforms import resize_image
 
 # Table S1 of arXiv:2402.02382, in its order: classes and test images.

@@ -20,10 +20,10 @@ from jax_prompt.evals.diagnostics import (
     linear_cka,
     normalised_mutual_information,
 )
-from jax_prompt.train.config import resolve
-from jax_prompt.train.restore import restore
-from jax_prompt.train.run import run
-from jax_prompt.train.splits import open_data
+from jax_prompt.runs.config import resolve
+from jax_prompt.runs.inputs import open_data
+from jax_prompt.runs.restore import restore
+from jax_prompt.runs.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 RNG = partial(np.random.default_rng)

@@ -13,13 +13,13 @@ from jax_prompt.core.tree import split
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
+from jax_prompt.runs.restore import restore
+from jax_prompt.runs.run import run
+from jax_prompt.train.job import Data, Job, NonFiniteLoss, Unconverged
 from jax_prompt.train.log import read_metrics
 from jax_prompt.train.loop import fit
 from jax_prompt.train.metrics import add_steps, epoch_means, too_few_converged
 from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.restore import restore
-from jax_prompt.train.run import run
-from jax_prompt.train.stage import Data, NonFiniteLoss, Stage, Unconverged
 from jax_prompt.train.step import Program
 
 TUNER = {'channels': 4, 'width': 8}
@@ -97,8 +97,8 @@ def test_or_it_stops_the_run_which_keeps_its_checkpoint(make_config, tmp_path):
 
 
 @pytest.fixture
-def stage(tmp_path):
-    """A linear stage on stored features, of which two examples can be spoiled."""
+def job(tmp_path):
+    """A linear job on stored features, of which two examples can be spoiled."""
     config = ViTConfig(16, 2, 2, 32, 4, 8)
     classifier = build_classifier(config, METHODS['linear'], 2)
     trainable, _ = split(classifier.init(jax.random.key(0)), lambda p: p.startswith('head/'))
@@ -116,7 +116,7 @@ def stage(tmp_path):
     )
     labels = (np.arange(12) % 2).astype(np.int32)
     features = np.random.default_rng(0).normal(size=(12, 16)).astype(np.float32) + labels[:, None]
-    made = Stage(
+    made = Job(
         name='train',
         directory=tmp_path / 'stage',
         program=program,
@@ -131,8 +131,8 @@ def stage(tmp_path):
     return made, trainable
 
 
-def test_a_step_that_is_not_finite_can_be_skipped(stage):
-    made, trainable = stage
+def test_a_step_that_is_not_finite_can_be_skipped(job):
+    made, trainable = job
     features = made.train.data.copy()
     features[5] = np.nan
     got = fit(replace(made, train=Data(features, made.train.labels)), trainable, {})
@@ -146,15 +146,15 @@ def test_a_step_that_is_not_finite_can_be_skipped(stage):
         fit(replace(again, train=Data(features, made.train.labels)), trainable, {})
 
 
-def test_an_epoch_of_skipped_steps_is_an_error(stage):
-    made, trainable = stage
+def test_an_epoch_of_skipped_steps_is_an_error(job):
+    made, trainable = job
     bad = Data(np.full_like(made.train.data, np.nan), made.train.labels)
     with pytest.raises(NonFiniteLoss, match='every step of epoch 1 was skipped'):
         fit(replace(made, train=bad), trainable, {})
 
 
-def test_a_skipped_step_leaves_no_trace(stage):
-    made, trainable = stage
+def test_a_skipped_step_leaves_no_trace(job):
+    made, trainable = job
     program, hyper = made.program, Hyper(*map(jnp.float32, made.hyper))
     x, labels, ones = jnp.asarray(made.train.data[:4]), jnp.zeros(4, jnp.int32), jnp.ones(4)
     state = program.init(trainable)

@@ -13,10 +13,10 @@ from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
 from jax_prompt.train import loop
+from jax_prompt.train.job import Data, Job, NonFiniteLoss
 from jax_prompt.train.log import read_metrics
 from jax_prompt.train.loop import epoch_order, fit
 from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.stage import Data, NonFiniteLoss, Stage
 from jax_prompt.train.step import Program
 
 CONFIG = ViTConfig(16, 2, 2, 32, 4, 8)
@@ -30,7 +30,7 @@ def model():
 
 
 @pytest.fixture
-def stage(model, tmp_path):
+def job(model, tmp_path):
     program = Program(
         classifier=model[0],
         optim=Optim('adamw', warmup_epochs=0.5),
@@ -41,7 +41,7 @@ def stage(model, tmp_path):
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
     )
-    return Stage(
+    return Job(
         name='train',
         directory=tmp_path / 'checkpoints',
         program=program,
@@ -72,11 +72,11 @@ def test_an_epoch_visits_each_example_once():
     assert (rows != other).any()
 
 
-def test_training_learns_and_reports(model, stage):
+def test_training_learns_and_reports(model, job):
     _, trainable, frozen = model
-    got = fit(stage, trainable, frozen)
+    got = fit(job, trainable, frozen)
     assert got.val_accuracy == got.best_val_accuracy == 1.0
-    rows = read_metrics(stage.metrics)
+    rows = read_metrics(job.metrics)
     assert [row['epoch'] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]['step'] == 20
     assert rows[-1]['loss'] < rows[0]['loss']
@@ -84,10 +84,10 @@ def test_training_learns_and_reports(model, stage):
 
 
 @pytest.mark.parametrize('stop_after', [1, 4, 7])
-def test_a_killed_stage_goes_on_to_the_same_bits(model, stage, monkeypatch, stop_after):
+def test_a_killed_stage_goes_on_to_the_same_bits(model, job, monkeypatch, stop_after):
     _, trainable, frozen = model
     elsewhere = replace(
-        stage, directory=stage.directory / 'whole', metrics=stage.metrics.with_suffix('.whole')
+        job, directory=job.directory / 'whole', metrics=job.metrics.with_suffix('.whole')
     )
     whole = fit(elsewhere, trainable, frozen)
 
@@ -105,24 +105,23 @@ def test_a_killed_stage_goes_on_to_the_same_bits(model, stage, monkeypatch, stop
 
     monkeypatch.setattr(loop, 'make_steps', dying)
     with pytest.raises(Kill):
-        fit(stage, trainable, frozen)
+        fit(job, trainable, frozen)
     monkeypatch.setattr(loop, 'make_steps', steps)
-    resumed = fit(stage, trainable, frozen)
+    resumed = fit(job, trainable, frozen)
     _equal(resumed.trainable, whole.trainable)
     _equal(resumed.best, whole.best)
     compared = ('epoch', 'loss', 'train_accuracy', 'val_accuracy')
     rows = [
-        [{k: row[k] for k in compared} for row in read_metrics(s.metrics)]
-        for s in (stage, elsewhere)
+        [{k: row[k] for k in compared} for row in read_metrics(s.metrics)] for s in (job, elsewhere)
     ]
     assert rows[0] == rows[1]
 
 
-def test_a_finished_stage_trains_no_more(model, stage, monkeypatch):
+def test_a_finished_stage_trains_no_more(model, job, monkeypatch):
     _, trainable, frozen = model
-    first = fit(stage, trainable, frozen)
+    first = fit(job, trainable, frozen)
     monkeypatch.setattr(loop, 'make_steps', partial(pytest.fail, 'trained again'))
-    _equal(fit(stage, trainable, frozen).trainable, first.trainable)
+    _equal(fit(job, trainable, frozen).trainable, first.trainable)
 
 
 class _Stream:
@@ -134,23 +133,23 @@ class _Stream:
             yield self.data.data[row], self.data.labels[row]
 
 
-def test_streamed_training_equals_resident_training(model, stage):
+def test_streamed_training_equals_resident_training(model, job):
     _, trainable, frozen = model
-    want = fit(stage, trainable, frozen)
+    want = fit(job, trainable, frozen)
     streamed = replace(
-        stage,
-        directory=stage.directory / 'streamed',
-        train=Data(_Stream(stage.train), stage.train.labels),
+        job,
+        directory=job.directory / 'streamed',
+        train=Data(_Stream(job.train), job.train.labels),
     )
     got = fit(streamed, trainable, frozen)
     close = partial(np.testing.assert_allclose, atol=1e-5)
     jax.tree.map(close, got.trainable, want.trainable)
 
 
-def test_a_non_finite_loss_names_the_step_and_keeps_the_checkpoint(model, stage, monkeypatch):
+def test_a_non_finite_loss_names_the_step_and_keeps_the_checkpoint(model, job, monkeypatch):
     _, trainable, frozen = model
-    program = replace(stage.program, optim=Optim('sgd'))
-    wild = replace(stage, program=program, hyper=Hyper(jnp.inf, 0.0, 0.0))
+    program = replace(job.program, optim=Optim('sgd'))
+    wild = replace(job, program=program, hyper=Hyper(jnp.inf, 0.0, 0.0))
     with pytest.raises(NonFiniteLoss, match=r'at step 1 \(epoch 1\), learning rate inf'):
         fit(wild, trainable, frozen)
     with pytest.raises(NonFiniteLoss, match='No checkpoint yet'):
@@ -166,22 +165,22 @@ def test_a_non_finite_loss_names_the_step_and_keeps_the_checkpoint(model, stage,
 
     monkeypatch.setattr(loop, 'make_steps', spoiled)
     with pytest.raises(NonFiniteLoss, match=r'step 11 \(epoch 3\).*checkpoint of step 10 is kept'):
-        fit(stage, trainable, frozen)
+        fit(job, trainable, frozen)
 
 
-def test_the_moving_average_is_what_is_evaluated(model, stage):
+def test_the_moving_average_is_what_is_evaluated(model, job):
     _, trainable, frozen = model
-    program = replace(stage.program, optim=Optim('adamw', ema_decay=0.5))
-    got = fit(replace(stage, program=program), trainable, frozen)
-    plain = fit(replace(stage, directory=stage.directory / 'plain'), trainable, frozen)
+    program = replace(job.program, optim=Optim('adamw', ema_decay=0.5))
+    got = fit(replace(job, program=program), trainable, frozen)
+    plain = fit(replace(job, directory=job.directory / 'plain'), trainable, frozen)
     difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), got.trainable, plain.trainable)
     assert max(jax.tree.leaves(difference)) > 1e-4
 
 
-def test_the_average_is_the_sum_of_past_weights(model, stage):
+def test_the_average_is_the_sum_of_past_weights(model, job):
     _, trainable, frozen = model
-    program = replace(stage.program, optim=Optim('sgd', ema_decay=0.5), epochs=1)
-    images, labels = (jnp.asarray(x[:4]) for x in stage.train)
+    program = replace(job.program, optim=Optim('sgd', ema_decay=0.5), epochs=1)
+    images, labels = (jnp.asarray(x[:4]) for x in job.train)
     state = program.init(jax.tree.map(jnp.copy, trainable))
     average = jax.tree.map(np.asarray, trainable)
     for _ in range(3):

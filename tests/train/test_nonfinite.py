@@ -18,15 +18,15 @@ from jax_prompt.data.transforms import Augment
 from jax_prompt.evals.classify import NonFiniteLogits, score
 from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
-from jax_prompt.train import last_look
-from jax_prompt.train import restore as restoring
+from jax_prompt.runs import last_look
+from jax_prompt.runs import restore as restoring
+from jax_prompt.runs.restore import Restored
+from jax_prompt.search.population import fit_population
+from jax_prompt.search.search import Candidate, Search
+from jax_prompt.search.sizing import Population
+from jax_prompt.train.job import Data, Fit, Job, NonFiniteLoss
 from jax_prompt.train.loop import fit
 from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.population import fit_population
-from jax_prompt.train.restore import Restored
-from jax_prompt.train.search import Candidate, Search
-from jax_prompt.train.sizing import Population
-from jax_prompt.train.stage import Data, Fit, NonFiniteLoss, Stage
 from jax_prompt.train.step import Program, make_logits
 
 # A step with the second gives weights near 1e38, with the third infinite ones.
@@ -56,10 +56,10 @@ def head():
     return program, trainable, Data(features + labels[:, None], labels)
 
 
-def _stage(head, folder, lr, validated=True):
+def _job(head, folder, lr, validated=True):
     program, _, data = head
     name = f'search/lr_{lr:g}'
-    return Stage(
+    return Job(
         name=name,
         directory=folder / name,
         program=program,
@@ -93,17 +93,17 @@ def test_logits_that_a_float32_loss_can_not_hold_are_refused_and_large_ones_are_
 
 @pytest.mark.parametrize('lr', [BAD, WORSE])
 def test_a_divergence_in_the_last_step_fails_and_leaves_no_checkpoint(head, tmp_path, lr):
-    stage = _stage(head, tmp_path, lr, validated=lr == BAD)
+    job = _job(head, tmp_path, lr, validated=lr == BAD)
     what = 'val after epoch 1: the logits' if lr == BAD else 'not finite after step 1'
     with pytest.raises(NonFiniteLoss, match=rf'search/lr_.*: .*{what}.*No checkpoint yet'):
-        fit(stage, head[1], {})
-    assert not [path for path in stage.directory.iterdir() if path.name.isdigit()]
+        fit(job, head[1], {})
+    assert not [path for path in job.directory.iterdir() if path.name.isdigit()]
 
 
 @pytest.mark.parametrize('lr', [BAD, WORSE])
 def test_one_member_fails_and_the_others_of_a_population_go_on(head, tmp_path, lr):
-    stages = [_stage(head, tmp_path, one, validated=lr == BAD) for one in (lr, GOOD)]
-    bad, good = fit_population(stages, [head[1]] * 2, {})
+    jobs = [_job(head, tmp_path, one, validated=lr == BAD) for one in (lr, GOOD)]
+    bad, good = fit_population(jobs, [head[1]] * 2, {})
     assert (bad.fit, good.status) == (None, 'done')
     assert 'not finite' in bad.status
 
@@ -114,7 +114,7 @@ def test_a_candidate_of_nan_is_not_chosen(head, tmp_path, size):
     # Class 0 alone in val: argmax of NaN would be right everywhere, the good candidate nowhere.
     few = Data(data.data[::2] + 9, data.labels[::2])
     ones = {
-        f'lr_{lr:g}': Candidate(replace(_stage(head, tmp_path, lr), val=few), trainable, {})
+        f'lr_{lr:g}': Candidate(replace(_job(head, tmp_path, lr), val=few), trainable, {})
         for lr in (GOOD, BAD)
     }
     found = Search(ones, tmp_path / 'search', Population(size=size), lambda _: None).run()

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
+from jax_prompt.runs.ahead import images_after
+from jax_prompt.runs.config import RunConfig
+from jax_prompt.runs.prune import Prune
 from jax_prompt.train import log
-from jax_prompt.train.ahead import images_after
-from jax_prompt.train.config import RunConfig
 from jax_prompt.train.log import Progress
-from jax_prompt.train.prune import Prune
 
 
 def test_the_time_left_covers_what_follows(monkeypatch, capsys):

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from jax_prompt.runs.restore import restore
+from jax_prompt.runs.run import run
 from jax_prompt.train import loop
-from jax_prompt.train.restore import restore
-from jax_prompt.train.run import run
 from jax_prompt.train.snapshots import find_snapshots, load_snapshot
 
 

@@ -17,10 +17,11 @@ from jax_prompt.core.tree import split
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
-from jax_prompt.train import loop, population, stopping
+from jax_prompt.search import population
+from jax_prompt.train import loop, stopping
 from jax_prompt.train.checkpoint import Checkpoints
+from jax_prompt.train.job import Job
 from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.stage import Stage
 from jax_prompt.train.step import Program
 
 
@@ -42,8 +43,8 @@ def parts():
     return program, *trees
 
 
-def _stage(program, folder):
-    return Stage(
+def _job(program, folder):
+    return Job(
         name='train',
         directory=folder,
         program=program,
@@ -84,24 +85,24 @@ def _signal_in(monkeypatch, kind, number, at):
 def test_a_training_is_saved_and_goes_on(parts, tmp_path, monkeypatch, number, capfd):
     program, trainable, frozen = parts
     before = signal.getsignal(number)
-    stage = _stage(program, tmp_path)
+    job = _job(program, tmp_path)
     count = _signal_in(monkeypatch, loop._Training, number, 3)
     with pytest.raises(Interrupted, match='train: stopped after step 6, saved') as error:
-        loop.fit(stage, trainable, frozen)
+        loop.fit(job, trainable, frozen)
     assert (error.value.number, len(count), _latest(tmp_path)) == (number, 3, 6)
     assert signal.getsignal(number) is before
     assert 'once more ends at once' in capfd.readouterr().err
-    loop.fit(stage, trainable, frozen)
+    loop.fit(job, trainable, frozen)
     assert (len(count), _latest(tmp_path)) == (6, 12)
 
 
 def test_a_population_is_saved(parts, tmp_path, monkeypatch):
     program, trainable, frozen = parts
-    first = _stage(program, tmp_path / 'a')
-    stages = [first, replace(first, directory=tmp_path / 'b')]
+    first = _job(program, tmp_path / 'a')
+    jobs = [first, replace(first, directory=tmp_path / 'b')]
     _signal_in(monkeypatch, population._Population, signal.SIGINT, 1)
     with pytest.raises(Interrupted, match='train and 1 more: stopped after step 2, saved'):
-        population.fit_population(stages, [trainable, trainable], frozen)
+        population.fit_population(jobs, [trainable, trainable], frozen)
     assert [_latest(tmp_path / name) for name in 'ab'] == [2, 2]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import tune
-from jax_prompt.train.config import resolve
+from jax_prompt.runs.config import resolve
 from jax_prompt.train.optim import Optim, check_warmup, learning_rate
 
 

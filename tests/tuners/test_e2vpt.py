@@ -13,7 +13,7 @@ from jax_prompt.core.tuner import Place
 from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
 from jax_prompt.nn.attention import attend
-from jax_prompt.train.config import resolve
+from jax_prompt.runs.config import resolve
 from jax_prompt.tuners.e2vpt import E2VPT, with_masks
 from jax_prompt.tuners.pruning import Masks, apply_mask, full_masks, importance, prune
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jax_prompt.data.builders.parts import as_png, describe
-from jax_prompt.data.subsets import stratified_split
+from jax_prompt.data.draws import stratified_split
 
 SIZE = 32
 COUNTS = {'train': 800, 'validation': 200, 'test': 797}

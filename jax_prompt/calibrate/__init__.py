@@ -1,0 +1,1 @@
+"""SPT's idea: prompts that start at prototypes of the task's own tokens."""

@@ -1,0 +1,1 @@
+"""Results: their rows, tables, pages and figures, beside those of the papers."""

@@ -1,0 +1,85 @@
+"""A run's calibrated prompts: built once from the task's own data, and kept in its directory."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_prompt.core.files import whole_file
+from jax_prompt.core.npz import read_npz
+from jax_prompt.core.tree import Tree
+from jax_prompt.calibrate.spt import prototypes
+from jax_prompt.runs.config import RunConfig
+from jax_prompt.train.processes import from_primary, is_primary, share
+from jax_prompt.train.mesh import SharedStream
+from jax_prompt.runs.inputs import load_split, open_data
+from jax_prompt.train.step import Program
+from jax_prompt.calibrate.tokens import BackboneTokens, StreamedImages
+
+_LOG = logging.getLogger(__name__)
+
+
+def prototypes_path(config: RunConfig, workdir: Path) -> Path:
+    """Returns where a run's prompts lie; a search over numbers of prompts has a file for each."""
+    many = config.search and config.search_num_prompts
+    return workdir / (f'prototypes_p_{config.num_prompts}.npz' if many else 'prototypes.npz')
+
+
+def run_prototypes(
+    config: RunConfig, program: Program, images: Any, backbone: Tree, path: Path
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Builds the prompts, or reads those that an earlier process of this run built.
+
+    Each process of several builds them on a device of its own, and takes those of process 0.
+
+    Args:
+      config: the run.
+      program: starts from the image.
+      images: the training images, uint8 [n, S, S, 3], or a stream of them.
+      backbone: the backbone's parameters, on the default device.
+      path: `prototypes_path`.
+
+    Returns:
+      Prompts [L, P, D] float32, and the report of `calibrate.prototypes`.
+    """
+    tuner, spec = program.classifier.tuner, program.classifier.spec
+    layers, count = len(tuner.prompt_layers(spec)), tuner.prompt_length
+    prompts, report = np.zeros(0, np.float32), dict[str, Any]()
+    if (saved := from_primary(lambda: _is_whole(path))) and is_primary():
+        prompts, report = _read(path)
+    if not saved:
+        if config.calibrate_data:
+            other = open_data(config, config.calibrate_data).splits['train']
+            images = load_split(config, other, program.image_size).data
+        if isinstance(images, SharedStream):
+            images = images.stream
+        if hasattr(images, 'batches'):
+            images = StreamedImages(images)
+        key = jax.random.fold_in(jax.random.key(config.seed), 2)
+        source = BackboneTokens(program, backbone)
+        prompts, report = prototypes(source, images, count, layers, config.calibration, key)
+        if is_primary():
+            with whole_file(path) as file:
+                np.savez(file, prompts=prompts, report=json.dumps(report))
+    shape = from_primary(lambda: prompts.shape)
+    return share(prompts, np.zeros(shape, np.float32)), report
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether prompts lie there; damaged ones are named and built again, to the same values."""
+    try:
+        _read(path)
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        _LOG.warning('%s', error)
+        return False
+    return True
+
+
+def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    saved = read_npz(path, ('prompts', 'report'), way_out='the prompts are built again')
+    return saved['prompts'], json.loads(str(saved['report']))

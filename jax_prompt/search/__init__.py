@@ -1,0 +1,1 @@
+"""The search over hyperparameters: many trainings, one after the other or side by side."""

@@ -1,0 +1,269 @@
+"""The search: candidates train on the training split, and the validation split chooses one.
+
+They train side by side (`population.py`) in groups of one size, or one after the other. Candidates
+of unlike numbers of prompts share a group where prompts can be masked (`lengths.py`). With rungs
+(successive halving) all reach a rung before the worse of them are dropped; the learning rate's
+schedule stays that of all epochs.
+
+In the run directory `search/NAME/` holds each candidate's checkpoints and, once it is done, failed
+or dropped, its result.json; `search/plan.json` how many train side by side, and why; and
+`search/rungs.json` what each rung kept. A killed search goes on from these to the same bits.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jax_prompt.core.tree import Tree
+from jax_prompt.search.padding import obstacle
+from jax_prompt.search.population import Outcome, fit_population
+from jax_prompt.search.sizing import Population, choose_size
+from jax_prompt.train.job import Fit, Job, NonFiniteLoss, Unconverged
+from jax_prompt.train.log import read_json, write_json
+from jax_prompt.train.loop import fit
+from jax_prompt.train.mesh import replicate
+
+CandidateRow = dict[str, Any]
+_AGAIN = "remove the run's folder 'search' and start again: the search begins anew"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a search may choose.
+
+    Attributes:
+      job: its training.
+      trainable: its initial trainable tree.
+      frozen: its frozen tree, on the device.
+      num_prompts: P; None for methods without prompts.
+    """
+
+    job: Job
+    trainable: Tree
+    frozen: Tree
+    num_prompts: int | None = None
+
+
+@dataclass
+class Chosen:
+    """What a search gives.
+
+    Attributes:
+      name: of the candidate chosen.
+      fit: what its training gave.
+      rows: of all candidates, as in the run's result.json.
+      earlier: seconds that earlier processes of this run spent on the search.
+    """
+
+    name: str
+    fit: Fit
+    rows: list[CandidateRow]
+    earlier: float
+
+    @property
+    def row(self) -> CandidateRow:
+        """The chosen candidate's row."""
+        return next(row for row in self.rows if row['name'] == self.name)
+
+
+class Search:
+    """A search, begun or gone on with.
+
+    Args:
+      candidates: by name; jobs differ in name, directory, hyper and the number of prompts.
+      folder: `search` of the run directory.
+      options: how they train.
+      say: prints a line.
+    """
+
+    def __init__(
+        self,
+        candidates: Mapping[str, Candidate],
+        folder: Path,
+        options: Population,
+        say: Callable[[str], None],
+    ):
+        self.candidates, self.folder, self.options, self.say = candidates, folder, options, say
+        self.size, self.fits, self.apart = 1, dict[str, Fit](), _apart([*candidates.values()])
+        saved = {name: read_json(folder / name / 'result.json') for name in candidates}
+        self.rows: dict[str, CandidateRow] = {name: row for name, row in saved.items() if row}
+        self.earlier = {name: row['seconds'] for name, row in self.rows.items()}
+
+    def run(self) -> Chosen:
+        """Trains the candidates and chooses.
+
+        Raises:
+          NonFiniteLoss: every candidate failed.
+        """
+        names = list(self.candidates)
+        last = self.candidates[names[0]].job.last_epoch
+        if len(self.rows) < len(names):
+            self.size = self._plan()
+        for epoch in self.options.rungs:
+            names = self._rung(epoch, names)
+        self._train(names, last)
+        for name in names:
+            if name not in self.rows:
+                self._write(name, self._row(name, 'done', self.fits[name]))
+        return self._choose()
+
+    def _plan(self) -> int:
+        """Returns how many train side by side; what an earlier process chose stays."""
+        path = self.folder / 'plan.json'
+        if (saved := read_json(path, _AGAIN)) is not None:
+            return saved['members']
+        # If those with most prompts fit, the others fit too.
+        names = self._pools(list(self.candidates))[-1]
+        pool = [self.candidates[name] for name in names]
+        pool.sort(key=lambda one: -(one.num_prompts or 0))
+        jobs, trainables = [one.job for one in pool], [one.trainable for one in pool]
+        size = choose_size(jobs, trainables, pool[0].frozen, self.options)
+        lengths = self._lengths(size.members)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(size) | ({'lengths': lengths} if lengths else {}))
+        if len(self.candidates) > 1:
+            many = f'{size.members} at a time' if size.members > 1 else 'one at a time'
+            text = f'search: {len(self.candidates)} candidates, {many}, because {size.reason}'
+            self.say(f'{text}; {lengths}' if lengths else text)
+        return size.members
+
+    def _pools(self, names: Sequence[str]) -> list[list[str]]:
+        """Sorts candidates into those that may share a program, few prompts first."""
+        counts = {name: self.candidates[name].num_prompts or 0 for name in names}
+        ordered = sorted(names, key=lambda name: counts[name])
+        if not self.apart:
+            return [ordered]
+        pools: dict[int, list[str]] = {}
+        for name in ordered:
+            pools.setdefault(counts[name], []).append(name)
+        return list(pools.values())
+
+    def _lengths(self, size: int) -> str:
+        """Says how candidates of unlike numbers of prompts train; '' where all have as many."""
+        counts = sorted({one.num_prompts or 0 for one in self.candidates.values()})
+        if len(counts) < 2:
+            return ''
+        text = f'{", ".join(map(str, counts))} prompts: '
+        if size == 1:
+            return (
+                text + 'one candidate at a time' + (f', because {self.apart}' if self.apart else '')
+            )
+        if self.apart:
+            return text + f'a population for each number, because {self.apart}'
+        return text + 'trained together; shorter prompts are padded and masked'
+
+    def _rung(self, epoch: int, names: list[str]) -> list[str]:
+        """Trains to a rung and drops the worse candidates there; returns those that go on."""
+        path = self.folder / 'rungs.json'
+        rungs = read_json(path, _AGAIN) or {}
+        if str(epoch) not in rungs:
+            self._train(names, epoch)
+            vals = {n: self.fits[n].val_accuracy for n in names if n not in self.rows}
+            ranked = sorted(vals, key=lambda n: self._merit(n, vals[n]), reverse=True)
+            kept = ranked[: math.ceil(len(ranked) / self.options.eta)]
+            dropped = {}
+            for rank, name in enumerate(ranked[len(kept) :], len(kept) + 1):
+                val = 100 * (self.fits[name].val_accuracy or 0.0)
+                status = f'dropped at epoch {epoch} (rank {rank} of {len(ranked)}, val {val:.2f} %)'
+                dropped[name] = self._row(name, status, None, self.fits[name].seconds)
+            rungs[str(epoch)] = {'kept': kept, 'dropped': dropped}
+            write_json(path, rungs)
+            self.say(f'search: {len(kept)} of {len(ranked)} go on after epoch {epoch}')
+        for name, row in rungs[str(epoch)]['dropped'].items():
+            if name not in self.rows:
+                self._write(name, row)
+        return rungs[str(epoch)]['kept']
+
+    def _merit(self, name: str, val: float | None) -> tuple[float, ...]:
+        """Orders candidates by val; ties go to the smaller rate, decay and number of prompts."""
+        one = self.candidates[name]
+        hyper, count = one.job.hyper, one.num_prompts or 0
+        return (val or 0.0, -float(hyper.lr), -float(hyper.weight_decay), -count)
+
+    def _train(self, names: Sequence[str], until: int) -> None:
+        """Trains those without a row to the end of an epoch; who fails gets its row."""
+        for pool in self._pools(names):
+            for first in range(0, len(pool), self.size):
+                self._train_group(pool[first : first + self.size], until)
+
+    def _train_group(self, group: Sequence[str], until: int) -> None:
+        skip = [i for i, name in enumerate(group) if name in self.rows]
+        if len(skip) == len(group):
+            return
+        if len(group) == 1:
+            self._note(group[0], self._alone(group[0], until))
+            return
+        ones = [self.candidates[name] for name in group]
+        jobs = [replace(one.job, until=until) for one in ones]
+        trainables = [one.trainable for one in ones]
+
+        def failed(index: int, outcome: Outcome) -> None:
+            self._note(group[index], outcome)
+
+        outcomes = fit_population(jobs, trainables, ones[0].frozen, skip, failed)
+        for name, outcome in zip(group, outcomes, strict=True):
+            if outcome is not None and outcome.fit is not None:
+                self._note(name, outcome)
+
+    def _alone(self, name: str, until: int = 0) -> Outcome:
+        one, began = self.candidates[name], time.perf_counter()
+        job = replace(one.job, until=until)
+        try:
+            done = fit(job, replicate(one.trainable, job.program.mesh), one.frozen)
+        except (NonFiniteLoss, Unconverged) as error:
+            self.say(str(error))
+            return Outcome(None, str(error), time.perf_counter() - began)
+        return Outcome(done, 'done', done.seconds)
+
+    def _note(self, name: str, outcome: Outcome) -> None:
+        if outcome.fit is None:
+            self._write(name, self._row(name, outcome.status, None, outcome.seconds))
+            return
+        self.fits[name] = outcome.fit
+        self.earlier.setdefault(name, outcome.fit.earlier_seconds)
+
+    def _row(self, name: str, status: str, done: Fit | None, seconds: float = 0.0) -> CandidateRow:
+        """Returns a candidate's row; one that failed or was dropped has no accuracy."""
+        one = self.candidates[name]
+        return {
+            **{k: float(v) for k, v in one.job.hyper._asdict().items()},
+            **({} if one.num_prompts is None else {'num_prompts': one.num_prompts}),
+            'val_accuracy': done.val_accuracy if done else None,
+            'best_val_accuracy': done.best_val_accuracy if done else None,
+            'best_val_epoch': done.best_epoch if done else 0,
+            'status': status,
+            'seconds': done.seconds if done else seconds,
+        }
+
+    def _write(self, name: str, row: CandidateRow) -> None:
+        path = self.folder / name / 'result.json'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, row)
+        self.rows[name] = row
+
+    def _choose(self) -> Chosen:
+        rows = [{'name': name, **self.rows[name]} for name in self.candidates]
+        good = [row for row in rows if row['val_accuracy'] is not None]
+        if not good:
+            reasons = '; '.join(row['status'] for row in rows)
+            raise NonFiniteLoss(f'every candidate of {[*self.candidates]} failed: {reasons}')
+        best = max(good, key=lambda row: self._merit(row['name'], row['val_accuracy']))
+        name = best['name']
+        self.say(f'search: {name} chosen on the validation split')
+        earlier = sum(self.earlier.values())
+        # A candidate of an earlier process is read back from its last checkpoint.
+        done = self.fits[name] if name in self.fits else self._alone(name).fit
+        assert done is not None
+        return Chosen(name, done, rows, earlier)
+
+
+def _apart(candidates: Sequence[Candidate]) -> str:
+    """Returns why each number of prompts needs populations of its own; '' where none does."""
+    if len({one.num_prompts for one in candidates}) < 2:
+        return ''
+    if any(one.frozen is not candidates[0].frozen for one in candidates):
+        return 'each number has frozen prompts of its own'
+    return obstacle([one.job.program for one in candidates])

@@ -1,0 +1,1 @@
+"""The benchmark over tasks and seeds, shared by processes through one folder."""

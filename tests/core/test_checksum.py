@@ -1,0 +1,278 @@
+"""Checkpoints know whether they are whole, and a result which of them it measured."""
+
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.core.checksum import SUMS, hash_tree
+from jax_prompt.core.devices import num_cores
+from jax_prompt.core.spec import FEATURES
+from jax_prompt.core.tree import split
+from jax_prompt.data.transforms import Augment
+from jax_prompt.methods import METHODS
+from jax_prompt.model import build_classifier
+from jax_prompt.runs.restore import restore
+from jax_prompt.runs.run import run
+from jax_prompt.search.population import fit_population
+from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
+from jax_prompt.train.job import Data, Job
+from jax_prompt.train.log import Progress, read_metrics
+from jax_prompt.train.loop import fit
+from jax_prompt.train.optim import Hyper, Optim
+from jax_prompt.train.step import Program
+
+TREE = {'a': np.arange(300, dtype=np.float32), 'b': {'c': np.int32(7)}}
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+    """A folder with checkpoints of steps 5 and 10."""
+    folder = tmp_path_factory.mktemp('written') / 'checkpoints'
+    checkpoints = Checkpoints(folder)
+    for step in (5, 10):
+        checkpoints.save(step, {**TREE, 'a': TREE['a'] + step}, {'loss': step / 3})
+    checkpoints.close()
+    return folder
+
+
+def _flip(path, place=0.5):
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 4
+    path.write_bytes(data)
+
+
+def _largest(folder):
+    files = [path for path in (folder / 'tree').rglob('*') if path.is_file()]
+    return max(files, key=lambda path: (path.stat().st_size, path))
+
+
+def test_the_hash_tells_values_types_shapes_paths_and_what_is_saved_beside():
+    base = hash_tree(TREE, {'loss': 0.1})
+    assert hash_tree(jax.tree.map(np.copy, TREE), {'loss': 0.1}) == base
+    flipped = TREE['a'].copy()
+    flipped.view(np.uint8)[17] ^= 1
+    others = (
+        {**TREE, 'a': flipped},
+        {**TREE, 'a': TREE['a'].view(np.int32)},
+        {**TREE, 'a': TREE['a'].reshape(2, 150)},
+        {'d': TREE['a'], 'b': TREE['b']},
+    )
+    hashes = {
+        base,
+        hash_tree(TREE, {'loss': 0.2}),
+        *(hash_tree(one, {'loss': 0.1}) for one in others),
+    }
+    assert len(hashes) == 6
+    assert hash_tree(Hyper(1.0, 2.0, 3.0)) == hash_tree(Hyper(1.0, 2.0, 3.0)._asdict())
+    half = {'x': jax.numpy.ones(3, jax.numpy.bfloat16)}
+    assert hash_tree(half) != hash_tree({'x': jax.numpy.zeros(3, jax.numpy.bfloat16)})
+
+
+def test_any_flipped_bit_of_what_was_saved_is_refused(written, tmp_path, capfd):
+    work, rng = tmp_path / 'work', np.random.default_rng(0)
+    shutil.copytree(written, work)
+    checkpoints, folder = Checkpoints(work), work / '10'
+    files = [p for part in ('tree', 'info') for p in (folder / part).rglob('*') if p.is_file()]
+    for path in [file for file in files if file.stat().st_size]:
+        before = path.read_bytes()
+        _flip(path, rng.random())
+        with pytest.raises(
+            DamagedCheckpoint, match=r'checkpoints?.*/10 is damaged: .*not what was'
+        ) as error:
+            checkpoints.restore(TREE)
+        assert path.name in str(error.value)
+        path.write_bytes(before)
+        got, info = checkpoints.restore(TREE)
+        np.testing.assert_array_equal(got['a'], TREE['a'] + 10)
+        assert info == {'loss': 10 / 3}
+    checkpoints.close()
+    assert 'Event loop' not in ''.join(capfd.readouterr())
+
+
+@pytest.mark.parametrize('sums', ['gone', 'torn'])
+def test_the_hash_of_the_values_tells_where_the_checksums_are_lost(written, tmp_path, sums):
+    work = tmp_path / 'work'
+    shutil.copytree(written, work)
+    path = work / '10' / SUMS
+    path.unlink() if sums == 'gone' else path.write_text('{"tree')
+    checkpoints = Checkpoints(work)
+    assert checkpoints.restore(TREE)[1] == {'loss': 10 / 3}
+    info = work / '10' / 'info' / 'metadata'
+    info.write_text(info.read_text().replace('3.3', '4.3'))
+    with pytest.raises(DamagedCheckpoint, match='its values are not those that were written'):
+        checkpoints.restore(TREE)
+    info.write_text(json.dumps({'info': {}}))
+    with pytest.raises(DamagedCheckpoint, match='its info has no hash'):
+        checkpoints.restore(TREE)
+    info.write_text(json.dumps({'loss': 1.0}))  # of a version without hashes
+    assert checkpoints.restore(TREE)[1] == {'loss': 1.0}
+    info.write_text('{')
+    with pytest.raises(DamagedCheckpoint, match='can not be read: JSONDecodeError'):
+        checkpoints.restore(TREE)
+    checkpoints.close()
+
+
+def test_a_damaged_checkpoint_is_put_aside_and_one_that_comes_again_written_anew(written, tmp_path):
+    work = tmp_path / 'work'
+    shutil.copytree(written, work)
+    checkpoints = Checkpoints(work)
+    assert checkpoints.put_aside(10) == work / 'damaged' / '10'
+    assert (checkpoints.latest(), checkpoints.steps()) == (5, [5])
+    with pytest.raises(FileNotFoundError, match='of step 10'):
+        checkpoints.restore(TREE, 10)
+    checkpoints.save(10, TREE, {})
+    _flip(_largest(work / '10'))
+    checkpoints.save(10, TREE, {'again': 1})
+    assert checkpoints.restore(TREE)[1] == {'again': 1}
+    assert checkpoints.put_aside(10) == work / 'damaged' / '10_2'
+    checkpoints.close()
+    again = Checkpoints(work)
+    assert again.steps() == [5]
+    again.close()
+
+
+@pytest.fixture(scope='module')
+def head():
+    """A linear head on 8 numbers, four steps an epoch: its program, its weights, its data."""
+    classifier = build_classifier(ViTConfig(8, 1, 2, 16, 4, 8), METHODS['linear'], 2)
+    params = jax.jit(classifier.init)(jax.random.key(0))
+    trainable, _ = split(params, lambda path: path.startswith('head/'))
+    program = Program(
+        classifier=classifier,
+        optim=Optim('sgd', warmup_epochs=0.0),
+        epochs=3,
+        steps_per_epoch=4,
+        augment=Augment(),
+        image_size=8,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        start=FEATURES,
+    )
+    labels = (np.arange(13) % 2).astype(np.int32)
+    features = np.random.default_rng(0).normal(size=(13, 8)).astype(np.float32)
+    return program, trainable, Data(features, labels)
+
+
+def _job(head, folder, lr=1e-2, **changes):
+    job = Job(
+        name=f'lr_{lr:g}',
+        directory=folder / f'lr_{lr:g}',
+        program=head[0],
+        hyper=Hyper(lr, 0.0, 0.0),
+        seed=0,
+        train=head[2],
+        val=head[2],
+        batch_size=4,
+        eval_batch_size=13,
+        checkpoint_seconds=0.0,
+        metrics=folder / 'metrics.jsonl',
+        quiet=True,
+    )
+    return replace(job, **changes)
+
+
+def _rows(path):
+    kept = ('stage', 'epoch', 'step', 'loss', 'val_loss')
+    return sorted([row[name] for name in kept] for row in read_metrics(path))
+
+
+def _equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize('damaged', [(8,), (8, 4)])
+def test_training_goes_on_from_the_newest_whole_checkpoint_to_the_same_bits(
+    head, tmp_path, damaged, capsys
+):
+    whole = fit(_job(head, tmp_path / 'whole'), head[1], {})
+    job = _job(head, tmp_path / 'run')
+    fit(replace(job, until=2), head[1], {})
+    for step in damaged:
+        _flip(_largest(job.directory / str(step)))
+    got = fit(replace(job, quiet=False), head[1], {})
+    said = capsys.readouterr().out
+    for step in damaged:
+        assert f'lr_0.01/{step} is damaged' in said
+        assert (job.directory / 'damaged' / str(step)).is_dir()
+    assert f'goes on from {"step 4" if len(damaged) == 1 else "the start"}' in said
+    assert ' -' not in said
+    assert ', 0 s left' in said
+    _equal((got.trainable, got.best), (whole.trainable, whole.best))
+    assert got.step == whole.step == 12
+    assert got.cores == (num_cores(),)
+    again = fit(job, head[1], {})  # trains nothing on these cores
+    assert again.cores == got.cores
+    assert _rows(job.metrics) == _rows(tmp_path / 'whole' / 'metrics.jsonl')
+
+
+def test_a_population_goes_on_from_what_all_members_have_whole(head, tmp_path):
+    def members(folder, **changes):
+        return [_job(head, folder, lr, **changes) for lr in (1e-2, 1e-3)]
+
+    trainables = [head[1]] * 2
+    whole = fit_population(members(tmp_path / 'whole'), trainables, {})
+    fit_population(members(tmp_path / 'run', until=2), trainables, {})
+    second = tmp_path / 'run' / 'lr_0.001'
+    _flip(_largest(second / '8'))
+    got = fit_population(members(tmp_path / 'run'), trainables, {})
+    for mine, theirs in zip(got, whole, strict=True):
+        _equal(mine.fit.trainable, theirs.fit.trainable)
+    assert _rows(tmp_path / 'run/metrics.jsonl') == _rows(tmp_path / 'whole/metrics.jsonl')
+    assert [path.name for path in (second / 'damaged').iterdir()] == ['8']
+
+
+def test_time_left_is_never_less_than_none(capsys):
+    progress = Progress('x', 10)
+    progress.start(0)
+    progress.done = 12
+    progress.note('epoch 1/1')
+    assert ', 0 s left' in capsys.readouterr().out
+
+
+def test_a_result_names_what_it_measured_and_nothing_else_is_evaluated(make_config, tmp_path):
+    folder = tmp_path / 'run'
+    config = make_config(method='spt_shallow', train_prompts=False)
+    result = run(config, folder, quiet=True)
+    assert (result['checkpoint_step'], len(result['trained_sha256'])) == (6, 64)
+    assert result['machine']['cores'] == [num_cores()]
+    measured = folder / 'checkpoints' / '6'
+    refused = partial(pytest.raises, ValueError)
+    assert restore(folder).evaluate('test')['accuracy'] == result['test_accuracy']
+
+    kept = folder / 'kept'
+    measured.rename(kept)
+    with refused(match=r'checkpoints/6 is missing.*Remove result\.json'):
+        restore(folder)
+    kept.rename(measured)
+    largest = _largest(measured)
+    before = largest.read_bytes()
+    _flip(largest)
+    with refused(match=r'checkpoints/6 is damaged.*Remove result\.json'):
+        restore(folder)
+    assert measured.is_dir()  # an evaluation moves nothing
+    largest.write_bytes(before)
+
+    prototypes, own = folder / 'prototypes.npz', (folder / 'prototypes.npz').read_bytes()
+    with np.load(prototypes) as saved:
+        arrays = dict(saved)
+    np.savez(prototypes, **{**arrays, 'prompts': arrays['prompts'] + 1})
+    with refused(match='other weights than those that'):
+        restore(folder)
+    prototypes.write_bytes(own)
+
+    path = folder / 'result.json'
+    path.write_text(json.dumps({k: v for k, v in result.items() if k != 'trained_sha256'}))
+    with refused(match='does not say which checkpoint'):
+        restore(folder)
+    # The way out that the messages name.
+    _flip(_largest(measured))
+    path.unlink()
+    again = run(config, folder, quiet=True)
+    assert again['trained_sha256'] == result['trained_sha256']
+    assert restore(folder).evaluate('test')['loss'] == result['test_loss']

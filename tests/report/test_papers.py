@@ -1,0 +1,187 @@
+"""The papers' figures against themselves: means, wins, gains and repetitions."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from jax_prompt.data import fgvc, vtab
+from jax_prompt.data.tasks import find_task
+from jax_prompt.methods import METHODS, get_method
+from jax_prompt.report import papers
+
+FIGURES = papers.load()
+
+
+def find(**wanted):
+    found = [f for f in FIGURES if all(getattr(f, k) == v for k, v in wanted.items())]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_every_table_is_there():
+    counts = Counter((f.paper, f.table) for f in FIGURES)
+    assert counts == {
+        ('lion', 'Table 1'): 2 * 7 * 7,
+        ('lion', 'Table 2'): 2 * 7 * 7,
+        ('lion', 'Table 3'): 4 * 4 * 8,
+        ('lion', 'Table 4'): 2 * 4 * 3,
+        ('dvpt', 'Table 1'): 11 * 22 + 10 * 3,
+        ('dvpt', 'Table 2'): 3 * 5,
+        ('dvpt', 'Table 3'): 2 * 3,
+        ('spt', 'Table 1'): 4 * 5,
+        ('spt', 'Table 2'): 12 * 9,
+        ('spt', 'Table 3'): 12 * 6,
+        ('spt', 'Table 4a'): 5 * 4,
+        ('spt', 'Table 4b'): 5 * 4,
+        ('spt', 'Table S2'): 4 * 4,
+        ('spt', 'Table S3'): 9 * 19,
+        ('spt', 'Table S4'): 12 * 4 - 1,  # LoRA has no FGVC figure
+    }
+
+
+def test_benchmarks_have_the_papers_numbers_of_tasks():
+    sizes = {name: [len(t) for t in groups.values()] for name, groups in papers.BENCHMARKS.items()}
+    assert sizes == {'vtab': [7, 4, 8], 'fgvc': [5], 'lion': [7], 'longtail': [4], 'fewshot': [4]}
+
+
+def test_benchmarks_are_the_tables_of_tasks():
+    for name, table in (('vtab', vtab.TASKS), ('fgvc', fgvc.TASKS)):
+        groups = {}
+        for task in table:
+            groups.setdefault(task.group, set()).add(task.name.removeprefix(f'{name}/'))
+        assert groups == {group: set(t) for group, t in papers.BENCHMARKS[name].items()}
+    for name in ('lion', 'longtail', 'fewshot'):
+        for tasks in papers.BENCHMARKS[name].values():
+            assert [find_task(task).name for task in tasks] == list(tasks)
+
+
+def test_printed_parameter_counts_hold_the_head():
+    counts = {
+        (f.method, f.benchmark): float(f.trainable_m) for f in FIGURES if f.table == 'Table S4'
+    }
+    for name, table in (('vtab', vtab.TASKS), ('fgvc', fgvc.TASKS)):
+        head = sum(769 * task.num_classes for task in table) / len(table) / 1e6
+        assert counts['Linear', name] == pytest.approx(head, abs=0.005)
+        prompts = 12 * 20 * 768 / 1e6
+        assert counts['SPT-Deep', name] == pytest.approx(head + prompts, abs=0.005)
+
+
+def test_figures_name_known_tasks_and_methods():
+    for figure in FIGURES:
+        assert figure.paper in papers.PAPERS
+        assert 0.0 < figure.value <= 100.0 or figure.metric != 'accuracy'
+        if figure.benchmark != 'construction':
+            groups = papers.BENCHMARKS[figure.benchmark]
+            assert figure.task in {*groups, *(t for names in groups.values() for t in names)}
+        name, _, rest = figure.ours.partition('(')
+        if name:
+            options = dict(part.split('=') for part in rest.rstrip(')').split(',') if part)
+            method = get_method(name)
+            assert name in METHODS
+            assert set(options) <= {*method.options(), *method.transform_options()}, figure.ours
+
+
+def test_printed_means_agree_with_their_tasks_within_rounding():
+    means = list(papers.means(FIGURES))
+    # DVPT: 11 methods x 3 groups. SPT: means of FGVC in tables 2, 3, S4; groups of VTAB where
+    # table S3 has the tasks (two pretrainings in table 2, the third in table S4).
+    assert len(means) == 33 + (12 + 12 + 11) + (3 * 3 * 2 + 3 * 3)
+    assert [m for m in means if not m.agrees] == []
+
+
+def test_a_wrong_mean_is_seen():
+    full = [f for f in FIGURES if (f.paper, f.table, f.method) == ('dvpt', 'Table 1', 'Full')]
+    wrong = [
+        papers.Figure(**{**vars(f), 'printed': '76.08'}) if f.task == 'Natural' else f for f in full
+    ]
+    assert [m.printed.task for m in papers.means(wrong) if not m.agrees] == ['Natural']
+
+
+def test_tables_of_a_paper_do_not_contradict_each_other():
+    assert papers.conflicts(FIGURES) == []
+    changed = [
+        papers.Figure(**{**vars(f), 'printed': '77.0'})
+        if (f.table, f.method, f.task) == ('Table S4', 'SSF', 'Natural')
+        else f
+        for f in FIGURES
+    ]
+    assert papers.conflicts(changed) == []  # SSF's Natural stands in one table alone
+    doubled = [f for f in FIGURES if (f.table, f.method, f.task) == ('Table S4', 'SSF', 'FGVC')]
+    other = papers.Figure(**{**vars(doubled[0]), 'printed': '91.0'})
+    assert len(papers.conflicts([*FIGURES, other])) == 1
+
+
+def test_printed_wins_are_those_of_the_table():
+    counts = list(papers.wins(FIGURES))
+    assert len(counts) == 30
+    assert [(f.method, f.task) for f, count in counts if f.value != count] == []
+    dvpt = {f.task: count for f, count in counts if f.method == 'DVPT'}
+    assert sum(dvpt.values()) == 17
+
+
+def test_printed_gains_follow_from_the_figures_within_rounding():
+    groups = {}
+    for figure in FIGURES:
+        if figure.table in ('Table 4a', 'Table 4b', 'Table S2'):
+            depth = figure.method.partition(', ')[2]
+            key = (figure.table, figure.pretraining, figure.task, depth)
+            groups.setdefault(key, []).append(figure)
+    off = []
+    for first, *others in groups.values():
+        assert 'gain' not in first.note
+        for figure in others:
+            gain = float(re.search(r'gain \+([\d.]+)', figure.note)[1])
+            difference = figure.value - first.value
+            assert gain == pytest.approx(difference, abs=0.1 + 1e-9), figure
+            if abs(gain - difference) > 0.05:
+                off.append((figure.table, figure.method, figure.task, figure.note))
+    assert len(groups) == 12
+    # 39.2 - 25.3 = 13.9: explained by subtracting before rounding.
+    frozen = 'prompts frozen; printed gain +13.8'
+    assert off == [('Table 4a', 'K-means', 'cub', frozen)]
+
+
+@pytest.mark.parametrize(
+    ('wanted', 'value'),
+    [
+        ({'paper': 'dvpt', 'table': 'Table 1', 'method': 'DVPT', 'task': 'svhn_cropped'}, 80.3),
+        (
+            {
+                **{'paper': 'spt', 'table': 'Table S3', 'method': 'SPT-Deep', 'task': 'eurosat'},
+                'pretraining': 'MAE ImageNet-1K',
+            },
+            93.3,
+        ),
+        (
+            {
+                **{'paper': 'lion', 'table': 'Table 3', 'method': 'LION', 'backbone': 'Swin-B'},
+                'task': 'fewshot8/food101',
+            },
+            69.76,
+        ),
+    ],
+)
+def test_single_figures(wanted, value):
+    assert find(**wanted).value == pytest.approx(value)
+
+
+def test_units():
+    days = find(paper='spt', table='Table 1', method='K-means', printed='27.30')
+    assert days.value == 27.3 * 86400
+    assert days.rounding == 0.005 * 86400
+    full = find(paper='spt', table='Table S4', method='Full', task='Structured')
+    assert (full.value, full.rounding, full.trainable_m) == (47.64, 0.005, '85.84')
+
+
+def test_ablations_repeat_the_main_table():
+    main = {
+        f.task: f
+        for f in FIGURES
+        if (f.paper, f.table, f.method, f.metric) == ('dvpt', 'Table 1', 'DVPT', 'accuracy')
+    }
+    again = [f for f in FIGURES if f.method in ('DVPT, 4 layers', 'shared dynamic prompt')]
+    assert len(again) == 8
+    for figure in again:
+        printed = main[figure.task]
+        assert figure.value == pytest.approx(printed.value, abs=printed.rounding + figure.rounding)

@@ -1,0 +1,231 @@
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from jax_prompt.core.tree import split
+from jax_prompt.data.transforms import Augment
+from jax_prompt.methods import METHODS
+from jax_prompt.model import build_classifier
+from jax_prompt.runs.config import resolve
+from jax_prompt.runs.restore import restore
+from jax_prompt.runs.run import run
+from jax_prompt.search import search as searches
+from jax_prompt.search import sizing
+from jax_prompt.search.search import Candidate, Search
+from jax_prompt.search.sizing import Population, choose_size
+from jax_prompt.train.job import Data, Job, NonFiniteLoss
+from jax_prompt.train.log import read_metrics
+from jax_prompt.train.optim import Hyper, Optim
+from jax_prompt.train.step import Program
+
+LRS = (1e-4, 3e-3, 1e-2, 3e-2)
+
+
+@pytest.fixture(scope='module')
+def parts():
+    """A linear head on features of 8 numbers, of which the first tells the classes apart."""
+    from jax_prompt.backbones.vit_config import ViTConfig
+    from jax_prompt.core.spec import FEATURES
+
+    classifier = build_classifier(ViTConfig(8, 1, 2, 16, 4, 8), METHODS['linear'], 2)
+    trainable, _ = split(classifier.init(jax.random.key(0)), lambda p: p.startswith('head/'))
+    program = Program(
+        classifier=classifier,
+        optim=Optim('sgd'),
+        epochs=4,
+        steps_per_epoch=8,
+        augment=Augment(),
+        image_size=8,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        start=FEATURES,
+    )
+    rng, data = np.random.default_rng(0), []
+    for count in (64, 40):
+        labels = (np.arange(count) % 2).astype(np.int32)
+        noise = rng.normal(size=(count, 8)).astype(np.float32)
+        data.append(Data(noise + np.float32(1.5) * (labels[:, None] - 0.5), labels))
+    return program, trainable, data
+
+
+def _jobs(parts, folder, lrs=LRS):
+    program, _, (train, val) = parts
+    return {
+        f'lr_{lr:g}': Job(
+            name=f'search/lr_{lr:g}',
+            directory=folder / 'search' / f'lr_{lr:g}',
+            program=program,
+            hyper=Hyper(lr, 0.0, 0.0),
+            seed=0,
+            train=train,
+            val=val,
+            batch_size=8,
+            checkpoint_seconds=0.0,
+            metrics=folder / 'metrics.jsonl',
+            quiet=True,
+        )
+        for lr in lrs
+    }
+
+
+def _search(parts, folder, options, lrs=LRS):
+    folder.mkdir(exist_ok=True)
+    said = []
+    jobs = _jobs(parts, folder, lrs)
+    candidates = {name: Candidate(job, parts[1], {}) for name, job in jobs.items()}
+    return Search(candidates, folder / 'search', options, said.append).run(), said
+
+
+def _row(folder, name):
+    return json.loads((folder / 'search' / name / 'result.json').read_text())
+
+
+def test_side_by_side_and_one_after_the_other_choose_alike(parts, tmp_path):
+    solo, _ = _search(parts, tmp_path / 'solo', Population(size=1))
+    beside, said = _search(parts, tmp_path / 'beside', Population(size=8))
+    assert said[0].startswith('search: 4 candidates, 4 at a time')
+    pairs, _ = _search(parts, tmp_path / 'pairs', Population(size=3))
+    plan = json.loads((tmp_path / 'pairs/search/plan.json').read_text())
+    assert plan['members'] == 2  # two groups of one size
+    for other in (beside, pairs):
+        assert other.name == solo.name
+        for a, b in zip(other.rows, solo.rows, strict=True):
+            assert {**a, 'seconds': 0} == {**b, 'seconds': 0}
+    assert len({row['val_accuracy'] for row in solo.rows}) > 1
+    assert solo.row['val_accuracy'] == max(row['val_accuracy'] for row in solo.rows)
+
+
+@pytest.mark.parametrize('size', [1, 8])
+def test_the_worse_half_is_dropped_at_each_rung_and_reported(parts, tmp_path, size):
+    whole, _ = _search(parts, tmp_path / 'whole', Population(size=1))
+    found, said = _search(parts, tmp_path / 'run', Population(size=size, rungs=(1, 2)))
+    rows = {row['name']: row for row in found.rows}
+    epochs = {name: 0 for name in rows}
+    for row in read_metrics(tmp_path / 'run' / 'metrics.jsonl'):
+        epochs[row['stage'].partition('/')[2]] += 1
+    assert sorted(epochs.values()) == [1, 1, 2, 4]
+    assert epochs[found.name] == 4
+    dropped = {n: row['status'] for n, row in rows.items() if row['status'] != 'done'}
+    assert len(dropped) == 3
+    assert all(rows[name]['val_accuracy'] is None for name in dropped)
+    assert sum('dropped at epoch 1 (rank' in status for status in dropped.values()) == 2
+    assert 'search: 1 of 2 go on after epoch 2' in said
+    # Rank and accuracy at the first rung are those of whole trainings after that epoch.
+    first = {
+        row['stage'].partition('/')[2]: row['val_accuracy']
+        for row in read_metrics(tmp_path / 'whole' / 'metrics.jsonl')
+        if row['epoch'] == 1
+    }
+    order = sorted(LRS, key=lambda lr: (-first[f'lr_{lr:g}'], lr))
+    for rank in (3, 4):
+        name = f'lr_{order[rank - 1]:g}'
+        val = 100 * first[name]
+        assert rows[name]['status'] == f'dropped at epoch 1 (rank {rank} of 4, val {val:.2f} %)'
+    # The schedule stays that of all epochs: the survivor is what it is without rungs.
+    same = next(row for row in whole.rows if row['name'] == found.name)
+    assert found.row['val_accuracy'] == same['val_accuracy']
+
+
+@pytest.mark.parametrize('size', [1, 8])
+def test_a_killed_search_goes_on_to_the_same_rows(parts, tmp_path, monkeypatch, size):
+    options = Population(size=size, rungs=(2,))
+    lrs = (*LRS, 3e38)
+    want, _ = _search(parts, tmp_path / 'whole', options, lrs)
+    writes, write = [], searches.write_json
+
+    class Kill(Exception):
+        pass
+
+    def dying(path, value):
+        writes.append(path)
+        if len(writes) in (3, 5, 8):
+            raise Kill
+        write(path, value)
+
+    monkeypatch.setattr(searches, 'write_json', dying)
+    for _ in range(3):
+        with pytest.raises(Kill):
+            _search(parts, tmp_path / 'run', options, lrs)
+    got, _ = _search(parts, tmp_path / 'run', options, lrs)
+    assert got.name == want.name
+    jax.tree.map(np.testing.assert_array_equal, got.fit.trainable, want.fit.trainable)
+    for a, b in zip(got.rows, want.rows, strict=True):
+        assert {**a, 'seconds': 0} == {**b, 'seconds': 0}
+    assert 'learning rate 3e+38' in got.rows[-1]['status']
+
+
+def test_all_candidates_failing_is_an_error_with_their_reasons(parts, tmp_path):
+    with pytest.raises(NonFiniteLoss, match=r'every candidate .* failed: .*1e\+38.*3e\+38'):
+        _search(parts, tmp_path, Population(size=8), (1e38, 3e38))
+    assert _row(tmp_path, 'lr_1e+38')['val_accuracy'] is None
+
+
+def test_size_comes_from_the_memory_of_the_compiled_program(parts, tmp_path, monkeypatch):
+    jobs = list(_jobs(parts, tmp_path, [1e-3 * i for i in range(1, 17)]).values())
+    trainables = [parts[1]] * len(jobs)
+    whole = choose_size(jobs, trainables, {}, Population(size=16))
+    assert whole.members == 16
+    # The data counts once: 64 x 8 features and labels.
+    assert whole.memory_mb > 64 * 9 * 4 / 1e6
+    monkeypatch.setattr(sizing, '_MANY_STEPS', 0)
+    budgets = (1.05 * whole.memory_mb, 0.7 * whole.memory_mb, 1e-6)
+    sizes = [choose_size(jobs, trainables, {}, Population(memory_mb=budget)) for budget in budgets]
+    assert sizes[0].members == 16
+    assert 1 < sizes[1].members <= 8  # 16 in two groups or more
+    assert sizes[1].memory_mb <= budgets[1]
+    assert sizes[2].members == 1
+    assert 'more than 0 MB' in sizes[2].reason
+
+
+def test_what_fills_the_processor_trains_one_after_the_other(parts, tmp_path, monkeypatch):
+    jobs = list(_jobs(parts, tmp_path).values())
+    trainables = [parts[1]] * len(jobs)
+    monkeypatch.setattr(sizing, '_LARGE', 0.0)
+    got = choose_size(jobs, trainables, {}, Population())
+    assert got.members == 1
+    assert 'keeps the cores busy' in got.reason
+    assert choose_size(jobs, trainables, {}, Population(size=4)).members == 4
+    monkeypatch.setattr(sizing, '_LARGE', 1e9)
+    got = choose_size(jobs, trainables, {}, Population())
+    assert got.members == 1
+    assert 'steps in all' in got.reason
+    monkeypatch.setattr(sizing, '_MANY_STEPS', 4 * 4 * jobs[0].program.steps_per_epoch)
+    assert choose_size(jobs, trainables, {}, Population()).members == 4
+    monkeypatch.setattr(sizing, '_SMALL', 0.0)
+    for beside, members in ((0.1, 4), (1.0, 1)):  # measured: side by side and alone
+        times = {True: 4 * beside, False: 1.0}
+        monkeypatch.setattr(sizing, '_seconds', lambda _, many, times=times: times[many])
+        assert choose_size(jobs, trainables, {}, Population()).members == members
+    monkeypatch.undo()
+    assert sizing._seconds(sizing.Members(jobs, [parts[1]] * 4, {}), True) > 0.0
+    assert sizing._seconds(sizing.Members(jobs[:1], [parts[1]], {}), False) > 0.0
+
+
+def test_options_are_checked(make_config):
+    with pytest.raises(ValueError, match='eta is 1; at least 2'):
+        Population(eta=1)
+    for rungs in ((2,), (1, 1), (0,)):
+        with pytest.raises(ValueError, match=r'population\.rungs .* from 1 to 1'):
+            make_config(population={'rungs': rungs})
+    with pytest.raises(ValueError, match=r'population\.rungs is \(1\.5,\); allowed: int'):
+        make_config(population={'rungs': (1.5,)})
+    config = make_config(epochs=3, population={'rungs': (1, 2)})
+    assert resolve(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_run_with_its_search_side_by_side_is_the_solo_one(make_config, tmp_path):
+    options = {'method': 'linear', 'search': True, 'epochs': 3}
+    grids = {'search_lrs': (1e-6, 1e-2), 'search_weight_decays': (0.0, 1e-2)}
+    config = make_config(**options, **grids, refit=False, population={'size': 8})
+    got = run(config, tmp_path / 'beside', quiet=True)
+    plan = json.loads((tmp_path / 'beside/search/plan.json').read_text())
+    assert plan['members'] == 4
+    solo = run(replace(config, population=Population(size=1)), tmp_path / 'solo', quiet=True)
+    assert got['checkpoint'] == solo['checkpoint']
+    for name in ('lr', 'weight_decay', 'val_accuracy', 'test_accuracy'):
+        assert got[name] == solo[name]
+    assert got['test_loss'] == pytest.approx(solo['test_loss'], rel=1e-5)
+    assert restore(tmp_path / 'beside').evaluate('test')['accuracy'] == got['test_accuracy']
