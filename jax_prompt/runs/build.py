@@ -18,6 +18,7 @@ from jax_prompt.backbones.table import find_weights, lookup
 from jax_prompt.core.method import Method
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, split
+from jax_prompt.data.stored import Streamed, WithRaw
 from jax_prompt.methods import get_method
 from jax_prompt.model import Classifier, build_classifier
 from jax_prompt.train.cache import cached_cut, frozen_prefix
@@ -26,7 +27,7 @@ from jax_prompt.train.memory import StepPlan, plan_step
 from jax_prompt.train.optim import Hyper, check_warmup
 from jax_prompt.train.mesh import data_mesh, split_frozen
 from jax_prompt.train.job import Data, Job
-from jax_prompt.train.step import Program, WithRaw
+from jax_prompt.train.step import Program
 from jax_prompt.weights.load import Identity, load_weights
 
 
@@ -208,7 +209,6 @@ def make_job(
     quiet: bool,
 ) -> Job:
     """Builds one training of a run; its checkpoints lie in `directory`, its rows in `workdir`."""
-    engine = config.engine
     return Job(
         name=name,
         directory=directory,
@@ -218,13 +218,7 @@ def make_job(
         train=train,
         val=val,
         batch_size=config.batch_size,
-        eval_batch_size=engine.eval_batch_size,
-        eval_every=engine.eval_every,
-        steps_per_call=engine.steps_per_call,
-        checkpoint_seconds=engine.checkpoint_seconds,
-        snapshot_every=engine.snapshot_every,
-        min_converged=engine.min_converged,
-        stop_unconverged=engine.on_unconverged == 'stop',
+        engine=config.engine,
         metrics=workdir / 'metrics.jsonl',
         quiet=quiet,
     )
@@ -296,7 +290,7 @@ class Prefixed:
         prefix = partial(frozen_prefix, self.program, backbone=self.backbone, batch_size=size)
         if self.cut != IMAGE:
             return Data(prefix(self.cut, images=data.data), data.labels)
-        if self.with_raw and not hasattr(data.data, 'batches'):
+        if self.with_raw and not isinstance(data.data, Streamed | WithRaw):
             raw = prefix(FEATURES, images=data.data)
             return Data(WithRaw(data.data, raw), data.labels)
         return data

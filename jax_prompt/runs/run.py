@@ -40,7 +40,8 @@ from jax_prompt.search.search import Candidate, Chosen, Search
 from jax_prompt.runs.inputs import join, load_splits, open_data
 from jax_prompt.train.job import Data, Fit, Job
 from jax_prompt.runs.starts import make_starts
-from jax_prompt.train.step import Program, make_logits
+from jax_prompt.train.compiled import make_logits
+from jax_prompt.train.step import Program
 from jax_prompt.runs.workdir import open_workdir, hold
 
 

@@ -39,6 +39,7 @@ from jax_prompt.train.log import read_metrics
 from jax_prompt.train.loop import fit
 from jax_prompt.train.mesh import replicate
 from jax_prompt.train.optim import Hyper
+from jax_prompt.train.options import Engine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,7 +83,7 @@ class Problem:
             train=splits['train'],
             val=splits['val'],
             batch_size=config.batch_size,
-            eval_batch_size=config.engine.eval_batch_size,
+            engine=Engine(eval_batch_size=config.engine.eval_batch_size),
             quiet=True,
         )
 

@@ -12,7 +12,7 @@ from jax_prompt.methods import get_method
 from jax_prompt.runs.build import build_backbone, build_program, init_params
 from jax_prompt.runs.config import Engine, Model, RunConfig
 from jax_prompt.train.optim import Hyper
-from jax_prompt.train.step import make_step
+from jax_prompt.train.compiled import make_step
 from jax_prompt.weights.identity import Identity
 from jax_prompt.weights.load import save_converted
 
