@@ -23,7 +23,7 @@ from jax_prompt.methods import get_method
 from jax_prompt.model import Classifier, build_classifier
 from jax_prompt.train.cache import cached_cut, frozen_prefix
 from jax_prompt.runs.config import RunConfig
-from jax_prompt.train.memory import StepPlan, plan_step
+from jax_prompt.train.memory import plan_step
 from jax_prompt.train.optim import Hyper, check_warmup
 from jax_prompt.train.mesh import data_mesh, split_frozen
 from jax_prompt.train.job import Data, Job
@@ -36,7 +36,8 @@ class LoadedBackbone:
     """A backbone with its weights.
 
     Attributes:
-      config: its configuration for this run.
+      config: its configuration for this run, with the memory that its blocks take.
+      micro_batch: most images whose gradient is formed at once; 0: the whole batch.
       tree: parameters in per-layer form, numpy; None where the method starts from random ones, and
         in a run that has them on its device.
       identity: which weights these are; None likewise.
@@ -47,6 +48,7 @@ class LoadedBackbone:
     """
 
     config: Config
+    micro_batch: int
     tree: Tree | None
     identity: Identity | None
     mean: tuple[float, ...]
@@ -104,17 +106,31 @@ def build_backbone(config: RunConfig, recorded: Identity | None = None) -> Loade
         drop_path_rate=options.drop_path_rate,
         patch_drop_rate=options.patch_drop_rate,
     )
-    network = _set(network, remat=_plan(config, method, network, options.remat).remat)
     mean, std = (
         tuple(own or default) for own, default in ((options.mean, mean), (options.std, std))
     )
-    return LoadedBackbone(network, tree, identity, mean, std, skipped, notes)  # type: ignore[arg-type]
+    loaded = LoadedBackbone(network, 0, tree, identity, mean, std, skipped, notes)  # type: ignore[arg-type]
+    return planned(loaded, config)
 
 
 def planned(backbone: LoadedBackbone, config: RunConfig) -> LoadedBackbone:
-    """Returns a run's backbone with the memory that its blocks take for this number of prompts."""
-    plan = _plan(config, get_method(config.method), backbone.config, config.model.remat)
-    return replace(backbone, config=_set(backbone.config, remat=plan.remat))
+    """Returns a run's backbone with the plan of a step for this number of prompts."""
+    network, method, mesh = backbone.config, get_method(config.method), run_mesh(config)
+    tuner = method.make_tuner(**config.tuner_options)
+    plan = plan_step(
+        network.spec(),
+        tuner,
+        config.batch_size,
+        remat=config.model.remat,
+        micro_batch=config.engine.micro_batch,
+        memory_mb=config.engine.memory_mb,
+        together=method.follows_batches(network) or tuner.mixes_images,
+        devices=mesh.size if mesh else 1,
+        bytes_per_value=2 if config.model.dtype == 'bfloat16' else 4,
+    )
+    return replace(
+        backbone, config=_set(network, remat=plan.remat), micro_batch=plan.micro_batch
+    )
 
 
 def _set(network: Config, **values: Any) -> Config:
@@ -139,7 +155,6 @@ def build_program(config: RunConfig, backbone: LoadedBackbone, num_classes: int,
         head_std=config.model.head_std,
         **config.tuner_options,
     )
-    plan = _plan(config, method, backbone.config, backbone.config.remat)
     return Program(
         classifier=classifier,
         optim=config.optim,
@@ -152,23 +167,7 @@ def build_program(config: RunConfig, backbone: LoadedBackbone, num_classes: int,
         transform=method.make_transform(**config.transform),
         skip_nonfinite=config.engine.on_nonfinite == 'skip',
         mesh=run_mesh(config),
-        micro_batch=plan.micro_batch,
-    )
-
-
-def _plan(config: RunConfig, method: Method, network: Config, remat: str) -> StepPlan:
-    mesh, engine = run_mesh(config), config.engine
-    tuner = method.make_tuner(**config.tuner_options)
-    return plan_step(
-        network.spec(),
-        tuner,
-        config.batch_size,
-        remat=remat,
-        micro_batch=engine.micro_batch,
-        memory_mb=engine.memory_mb,
-        together=method.follows_batches(network) or tuner.mixes_images,
-        devices=mesh.size if mesh else 1,
-        bytes_per_value=2 if config.model.dtype == 'bfloat16' else 4,
+        micro_batch=backbone.micro_batch,
     )
 
 
