@@ -246,8 +246,10 @@ def _from_the_cut(
     shared, moved = prefix.frozen_after(shared), {}
     for number, start in starts.items():
         program = replace(start.program, start=prefix.cut)
+        # One tree where nothing but the backbone is frozen: candidates that share it train together.
         fixed = split_frozen(start.fixed, first.mesh) if start.fixed else {}
-        moved[number] = replace(start, program=program, frozen={**shared, **fixed})
+        frozen = {**shared, **fixed} if fixed else shared
+        moved[number] = replace(start, program=program, frozen=frozen)
     return moved, splits
 
 

@@ -16,7 +16,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from jax_prompt.core.tree import Tree
+from jax_prompt.evals.classify import Evaluation
 from jax_prompt.train.checkpoint import DamagedCheckpoint, Saved
 from jax_prompt.train.job import Fit, Job, NonFiniteLoss, Outcome, Unconverged
 from jax_prompt.train.ledger import Ledger
@@ -155,7 +158,7 @@ class _Training:
                     return
         progress.close()
 
-    def _call(self, rows: Any, weights: Any) -> None:
+    def _call(self, rows: np.ndarray, weights: np.ndarray) -> None:
         """Takes a step for each row, as one device call."""
         started = time.perf_counter()
         self.state, values = self.members.steps(self.state, rows, weights)
@@ -190,7 +193,7 @@ class _Training:
                 self._guard(i, partial(ledger.watch, row, save))
         return f'epoch {epoch}/{self.program.epochs}' + _ranges(rows)
 
-    def _validate(self, epoch: int) -> dict[int, Any]:
+    def _validate(self, epoch: int) -> dict[int, Evaluation | None]:
         """Evaluates the members on the validation split, where an epoch ends with it."""
         job, living = self.job, self.living
         if job.val is None or not next(iter(living.values())).due(epoch):
