@@ -26,7 +26,7 @@ def obstacle(programs: Sequence[Program]) -> str:
     config: Any = classifier.backbone.config
     if reason := classifier.tuner.unmasked():
         return reason
-    if classifier.spec.family != 'vit':
+    if not classifier.spec.masks_prompts:
         return f'a {classifier.spec.family} does not mask prompts'
     if config.pool == 'mean_prompts':
         return 'prompts are pooled'

@@ -53,13 +53,16 @@ class Adapter(Tuner):
         float32. `down` is Xavier uniform with bias 0 (zero where `faithful`), `up` zero.
 
         Raises:
-          ValueError: a backbone that is no ResNet and whose blocks have no MLP.
+          ValueError: a backbone of tokens whose blocks have no MLP.
         """
         return {'layers': self.per_stage(key, spec, self._init_stage)}
 
     def _init_stage(self, key: jax.Array, spec: BackboneSpec) -> Tree:
-        if spec.family != 'resnet' and 'mlp' not in spec.sites:
-            raise ValueError(f"a {spec.family} has no site 'mlp'; adapters need one, or a ResNet")
+        if spec.has_tokens and 'mlp' not in spec.sites:
+            raise ValueError(
+                f"a {spec.family} has tokens and no site 'mlp', after which adapters stand; it has "
+                f'{sorted(spec.sites)}'
+            )
         width, layers = spec.width, spec.num_layers
         bound = 0.0 if self.faithful else (6.0 / (width + self.hidden)) ** 0.5
         shape = (layers, width, self.hidden)

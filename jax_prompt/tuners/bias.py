@@ -34,10 +34,10 @@ class Biases(Tuner):
         Raises:
           ValueError: `faithful` on a backbone where nothing differs.
         """
-        if self.faithful and spec.family == 'vit':
+        if self.faithful and spec.has_tokens and not spec.windowed:
             raise ValueError(
                 'faithful is True; the released code departs from this on a Swin and on a ResNet, '
-                'and this is a vit: allowed: False'
+                f'and this is a {spec.family}: allowed: False'
             )
         return super().init(key, spec)
 
@@ -51,4 +51,4 @@ class Biases(Tuner):
         name = path.rsplit('/', 1)[-1]
         if not self.faithful:
             return name == 'bias'
-        return spec.family == 'swin' and name in ('bias', 'relative_bias')
+        return spec.windowed and name in ('bias', 'relative_bias')

@@ -36,7 +36,6 @@ THIRDS = ('q', 'k', 'v')  # in the order of the joint projection's outputs
 CONVS = ('conv1', 'conv2', 'conv3', 'down_conv')
 PARTS = ('qkv', *THIRDS, 'proj', 'fc1', 'fc2', *CONVS)
 _GROUPS = {'mlp': ('fc1', 'fc2'), 'conv': CONVS}
-_DEFAULTS = {'resnet': 'conv2'}  # by family; of others: the joint projection
 _SITES = ('qkv', 'proj', 'fc1', 'fc2', *CONVS)  # a site's place numbers its random stream
 _FIRST_STREAM = 2  # 0 and 1 are the prompts' and the block's
 
@@ -78,8 +77,8 @@ class LoRA(Tuner):
                 "once, 'mlp' is fc1 and fc2, 'conv' all convolutions. Name each once"
             )
 
-    def _words(self, family: str) -> list[str]:
-        parts = _DEFAULTS.get(family, 'qkv') if self.parts == 'auto' else str(self.parts)
+    def _words(self, default: str) -> list[str]:
+        parts = default if self.parts == 'auto' else str(self.parts)
         return [word.strip() for word in parts.split(',')]
 
     def names(self, spec: BackboneSpec) -> tuple[str, ...]:
@@ -90,7 +89,7 @@ class LoRA(Tuner):
         """
         known = {site for run in spec.runs().values() for site in run.sites}
         names: list[str] = []
-        for word in self._words(spec.family):
+        for word in self._words(spec.projection):
             group = _GROUPS.get(word, (word,))
             own = [name for name in group if _site_of(name) in known]
             if not own:

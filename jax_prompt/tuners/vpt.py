@@ -57,7 +57,7 @@ class VPT(Tuner):
         Raises:
           ValueError: `faithful` on a backbone where nothing differs.
         """
-        if self.faithful and spec.family != 'swin':
+        if self.faithful and not spec.windowed:
             raise ValueError(
                 f'faithful is True; the released code departs from the paper on a Swin alone, and '
                 f'this is a {spec.family}: allowed: False'

@@ -20,8 +20,9 @@ from jax_prompt.tuners.lion import LION
 CONFIG = ViTConfig(32, 3, 2, 64, 4, 16)
 
 
-def _spec(family, feature_dim):
-    return BackboneSpec(family, 12, feature_dim, feature_dim, 224, 16, 196, 12)
+def _spec(family, dim):
+    kind = {'num_heads': 0 if family == 'resnet' else 12, 'windowed': family == 'swin'}
+    return BackboneSpec(family, 12, dim, dim, 224, 16, 196, **kind)
 
 
 def _images(batch=3, side=16):
