@@ -127,7 +127,7 @@ def test_frozen_leaves_stay_and_every_trainable_leaf_moves(name):
 @pytest.mark.parametrize('name', METHODS)
 def test_a_change_of_trainables_changes_nothing_before_the_cut(name):
     classifier, trainable, frozen = _build(name)
-    cut = get_method(name).cut(classifier.tuner, classifier.spec)
+    cut = classifier.facts.cut
     images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
     params = merge(trainable, frozen)
     if cut.at_image:

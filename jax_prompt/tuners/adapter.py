@@ -17,13 +17,15 @@ from a truncated normal of standard deviation 0.01. Here D is Xavier uniform and
 identity exactly, and still every parameter learns from the second step on.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.ranges import at_least, check_values
-from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.spec import BackboneSpec, Cut
+from jax_prompt.core.staged import per_stage
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.layers import gelu
@@ -47,6 +49,10 @@ class Adapter(Tuner):
     def __post_init__(self):
         check_values(self)
 
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """States that training starts from what enters the first block."""
+        return replace(super().facts(spec), cut=Cut(0))
+
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns {'layers': {'down', 'up': {'kernel' [L, inputs, outputs], 'bias' [L, outputs]}}}.
 
@@ -55,7 +61,7 @@ class Adapter(Tuner):
         Raises:
           ValueError: a backbone of tokens whose blocks have no MLP.
         """
-        return {'layers': self.per_stage(key, spec, self._init_stage)}
+        return {'layers': per_stage(key, spec, self._init_stage)}
 
     def _init_stage(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         if spec.has_tokens and 'mlp' not in spec.sites:

@@ -41,11 +41,6 @@ class Biases(Tuner):
             )
         return super().init(key, spec)
 
-    def merged(self, backbone: Tree, params: Tree, spec: BackboneSpec) -> Tree:
-        """Returns the backbone, whose own leaves train (see `Tuner`)."""
-        del params, spec
-        return backbone
-
     def trains(self, path: str, spec: BackboneSpec) -> bool:
         """Whether the leaf at this path of the backbone's tree trains."""
         name = path.rsplit('/', 1)[-1]

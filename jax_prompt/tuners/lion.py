@@ -25,8 +25,9 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.ranges import at_least, between, check_values, part, share
-from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.deq.anderson import CONVERGED, Solver
@@ -102,6 +103,15 @@ class LION(Tuner):
             if value not in allowed:
                 raise ValueError(f'{name} is {value!r}; allowed: {", ".join(map(repr, allowed))}')
         self._forward(train=True), self._forward(train=False), self._backward()  # check theirs
+
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """States that P2 sees the features of the raw image, and that P2 alone starts there."""
+        from_image = self.image_block or self.input == 'image'
+        return replace(
+            super().facts(spec),
+            cut=IMAGE if from_image else FEATURES,
+            needs_raw=self.feature_block and self.input == 'raw',
+        )
 
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns {'shared': {'p1'?, 'p2'?}}, float32."""
@@ -191,10 +201,6 @@ class LION(Tuner):
             key = jax.random.fold_in(place.key, 3)
             z = with_penalty(z, self.jacobian * jacobian_penalty(block.cell, args, z, key))
         return z
-
-    def needs_raw(self) -> bool:
-        """Whether P2 sees the features of the raw image while P1 changes the image."""
-        return self.feature_block and self.input == 'raw'
 
     def probes(self, batch_size: int) -> Tree:
         """Returns a zero probe for each block; its cotangent says how the solves went."""

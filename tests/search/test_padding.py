@@ -290,7 +290,7 @@ def test_lengths_that_can_not_share_a_program_have_populations_of_their_own(tmp_
     groups, train = [], searches.fit_population
 
     def seen(jobs, *args):
-        groups.append([s.program.classifier.tuner.prompt_length for s in jobs])
+        groups.append([s.program.classifier.facts.prompt_length for s in jobs])
         return train(jobs, *args)
 
     monkeypatch.setattr(searches, 'fit_population', seen)
