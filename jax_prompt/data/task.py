@@ -10,9 +10,6 @@ from typing import NamedTuple
 
 from jax_prompt.data.labels import LabelRule
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 class Sizes(NamedTuple):
     """Examples of each split."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.colour import IMAGENET_MEAN, IMAGENET_STD
 from jax_prompt.core.ranges import at_least, check_values
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
@@ -31,7 +32,6 @@ from jax_prompt.nn.layers import patches
 
 BORDERS = ('auto', 'outside', 'inside')
 STEMS = ('stem_conv', 'patch_embed')  # the sites of a first convolution
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in the released code
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ class BorderPrompt(Tuner):
         """
         own = {
             name: jnp.broadcast_to(
-                ((leaf - jnp.asarray(_MEAN)) / jnp.asarray(_STD)).astype(image.dtype),
+                ((leaf - jnp.asarray(IMAGENET_MEAN)) / jnp.asarray(IMAGENET_STD)).astype(
+                    image.dtype
+                ),
                 (image.shape[0], *leaf.shape),
             )
             for name, leaf in place.shared.items()
@@ -181,7 +183,7 @@ class ChannelPrompt(Tuner):
                 f'an image of {x.shape[1]} pixels and learned channels of {maps.shape[0]}; give '
                 'the backbone images of its image_size, and no border outside them (vpt_pad)'
             )
-        maps = (maps - sum(_MEAN) / 3.0) / (sum(_STD) / 3.0)
+        maps = (maps - sum(IMAGENET_MEAN) / 3.0) / (sum(IMAGENET_STD) / 3.0)
         maps = jnp.pad(maps, ((0, more), (0, more), (0, 0)))[None].astype(y.dtype)
         kernel = kernel.astype(y.dtype)
         if site == 'patch_embed':
