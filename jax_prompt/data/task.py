@@ -1,7 +1,7 @@
 """What a named task is: where its images lie, which are whose, what their labels are.
 
-A row of a table holds facts alone, quoted from the protocol that it belongs to; `open_task` in
-`task_source.py` is the one place that acts on them.
+A row of a table holds facts alone, quoted from the protocol that it belongs to; `open_source` in
+`open.py` is the one place that acts on them.
 """
 
 from collections.abc import Mapping
@@ -118,7 +118,7 @@ class Task:
 
     Attributes:
       name: its name.
-      data: what its images are, for `sources.open_source`.
+      data: what its images are, for `open.open_source`.
       num_classes: K.
       sizes: examples of train, val and test; None: not fixed by the protocol.
       note: what it is.

@@ -3,7 +3,8 @@
 The estimates count what a step keeps for the backward pass through every block. Weights and
 optimizer state are not counted: they are small beside the activations, or needed in any case. The
 estimates include products, norms and attention, and not what XLA adds or saves. On ViT-Ti/16 with
-50 prompts they lie within a third of XLA's own figures (`tests/train/test_micro_batch.py` compares).
+50 prompts they lie within a third of XLA's own figures (compared in
+`tests/train/test_micro_batch.py`).
 """
 
 from dataclasses import dataclass
