@@ -36,6 +36,7 @@ ARROWS = {
     'search': [*BELOW_ENGINE, 'evals', 'train'],
     'runs': BELOW_RUNS,
     'suite': [*BELOW_RUNS, 'runs', 'report'],
+    'packs': [*BELOW_RUNS, 'runs', 'report'],
     'door': ['core'],
 }
 
