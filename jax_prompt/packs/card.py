@@ -1,5 +1,6 @@
 """The card of a pack: a page of Markdown that says what it is and what it was measured on."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from jax_prompt.core.tree import count
@@ -118,7 +119,7 @@ def _protocol(pack: Pack) -> list[str]:
     return lines
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Returns the lines of a table; rows whose last cell is empty are left out."""
     lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
     return lines + ['| ' + ' | '.join(map(for_markdown, row)) + ' |' for row in rows if row[-1]]

@@ -22,6 +22,8 @@ from jax_prompt.packs.file import Pack, read_pack
 from jax_prompt.runs.build import build_backbone, build_program, init_params
 from jax_prompt.runs.restore import Restored, restore
 from jax_prompt.runs.result import measured_hash
+from jax_prompt.weights.cache import cached_file
+from jax_prompt.weights.fetch import AUTO, weights_file
 from jax_prompt.weights.identity import Identity
 
 
@@ -97,7 +99,8 @@ def find_backbone(
     Args:
       identity: which weights.
       recorded: the file that the run was trained on, '' for what shipped with the package.
-      given: the user's file; None or '': it is looked for.
+      given: the user's file; 'auto': the published one, from the cache or fetched; None or '': it
+        is looked for, and nothing is fetched.
       name: what needs it, for errors.
 
     Raises:
@@ -105,7 +108,7 @@ def find_backbone(
       ValueError: the file that is given is another one.
     """
     if given:
-        path = Path(given).expanduser()
+        path = weights_file(identity.label, given) if given == AUTO else Path(given).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f'no weights at {given}; {name} needs {_needed(identity)}')
         return path
@@ -123,17 +126,17 @@ def find_backbone(
 
 def _places(identity: Identity, recorded: str) -> Iterator[Path]:
     """Yields where a backbone's file may lie."""
-    entry = TABLE.get(identity.name)
-    if entry is not None and entry.packaged:
-        yield find_weights(entry.name)
-    if recorded:
+    entry = TABLE.get(identity.label)
+    if entry is not None:
+        yield find_weights(entry.name) if entry.packaged else cached_file(entry)
+    if recorded not in ('', AUTO):
         yield Path(recorded).expanduser()
 
 
 def _needed(identity: Identity) -> str:
     """Says which file is needed."""
     entry: Entry | None = TABLE.get(identity.label)
-    published = f', published at {entry.url}' if entry is not None and entry.url else ''
+    published = f", published at {entry.url} ('auto' fetches it)" if entry and entry.url else ''
     sums = identity.sha256
     if identity.converted_sha256:
         sums += f' (or its converted form, {identity.converted_sha256})'

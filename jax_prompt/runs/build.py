@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.families import family_of
-from jax_prompt.backbones.table import find_weights, lookup
+from jax_prompt.backbones.table import lookup
 from jax_prompt.core.method import Method
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, split
@@ -74,9 +74,8 @@ def build_backbone(config: RunConfig, recorded: Identity | None = None) -> Loade
     mean: tuple[float, ...] = entry.mean
     std: tuple[float, ...] = entry.std
     if method.pretrained:
-        path = find_weights(config.backbone, config.weights or None)
         tree, report = load_weights(
-            path,
+            config.weights or None,
             config.backbone,
             format=config.weights_format or 'auto',
             mean=options.mean or None,  # type: ignore[arg-type]

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from small_data import encode, picture
 
-from jax_prompt.packs.card import card
-from jax_prompt.packs.file import read_pack, write_pack
-from jax_prompt.packs.load import load_pack, open_tuned
+from jax_prompt.packs.file import write_pack
+from jax_prompt.packs.load import open_tuned
 
 _PRUNED = {'kept': tuple(((1,), ((0, 1, 2, 5),)) for _ in range(2))}
 METHODS = {
