@@ -43,7 +43,7 @@ from jax_prompt.weights.answers import (
 )
 from jax_prompt.weights.cache import FIRST_USE, STATED, Record, write_record
 
-_CHUNK = 2**20
+_CHUNK = 2**16  # what of a piece came before a break is lost
 _PART, _STATE = 'part', 'part.json'
 
 
