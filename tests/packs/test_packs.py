@@ -184,6 +184,9 @@ def test_a_published_backbone_is_looked_for_where_it_may_lie(monkeypatch, tmp_pa
     cached.write_bytes(file)
     assert find_backbone(identity, 'auto') == cached
     assert find_backbone(replace(identity, sha256='0' * 64, converted_sha256=digest), '') == cached
+    assert find_backbone(identity, '', 'auto') == cached  # which is there, so nothing is fetched
+    with pytest.raises(ValueError, match=r'vit_b16_224: .*, which is not published; give its file'):
+        find_backbone(replace(identity, asked='vit_b16_224'), '', 'auto')
 
 
 def _entries():
