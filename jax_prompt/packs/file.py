@@ -21,7 +21,7 @@ from jax_prompt.core.checksum import hash_tree
 from jax_prompt.core.files import whole_file
 from jax_prompt.core.tree import Tree, flatten, merge, unflatten
 from jax_prompt.packs.header import Header, check_schema, from_json, parse_header, to_json
-from jax_prompt.runs.build import build_backbone
+from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.restore import Restored, restore
 from jax_prompt.weights.identity import Identity
 from jax_prompt.weights.readers import read

@@ -19,7 +19,8 @@ from jax_prompt.core.checksum import hash_file, hash_tree
 from jax_prompt.core.tree import Tree, flatten, unflatten
 from jax_prompt.data.kept import Kept
 from jax_prompt.packs.file import Pack, read_pack
-from jax_prompt.runs.build import build_backbone, build_program, init_params
+from jax_prompt.runs.backbone import build_backbone
+from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.runs.restore import Restored, restore
 from jax_prompt.runs.result import measured_hash
 from jax_prompt.weights.cache import cached_file

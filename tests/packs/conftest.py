@@ -7,7 +7,8 @@ import pytest
 
 from jax_prompt.core.tree import count
 from jax_prompt.data.kept import Kept
-from jax_prompt.runs.build import build_backbone, build_program, init_params
+from jax_prompt.runs.backbone import build_backbone
+from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.runs.restore import Restored
 from jax_prompt.runs.result import measured_hash
 
