@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from jax_prompt.backbones.resnet_config import ResNetConfig
 from jax_prompt.backbones.stack import Blocks, Stacked
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.spec import Site
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.batch_norm import BatchNorm
@@ -98,9 +99,9 @@ class ResNet(Stacked):
         x = nn.relu(tuner.after(place, 'stem_norm', y, z)).astype(cfg.dtype)
         return max_pool(x) if cfg.stem == 'imagenet' else x
 
-    def blocks(self, span: tuple[int, int], tuner: Tuner) -> Blocks:
+    def blocks(self, span: tuple[int, int], facts: Facts) -> Blocks:
         """Returns the blocks of a segment, of one run."""
-        del tuner
+        del facts
         first, last = span
         entering = (1, 2, 2, self.config.inputs_of(first))
         # A loop of one turn would only cost.
@@ -110,4 +111,5 @@ class ResNet(Stacked):
         """Maps a feature map [B, H, W, D] to features [B, D] float32."""
         pixels = x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)  # [B, N, D]
         features = jnp.mean(pixels, axis=1)
-        return tuner.pool(place, pixels, features) if tuner.needs_tokens() else features
+        asked = tuner.facts(self.config.spec()).needs_tokens
+        return tuner.pool(place, pixels, features) if asked else features

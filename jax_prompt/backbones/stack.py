@@ -23,7 +23,9 @@ import jax
 import jax.numpy as jnp
 
 from jax_prompt.core.devices import whole
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec, Cut
+from jax_prompt.core.staged import segment
 from jax_prompt.core.tree import Put, Tree, keep, segment_name, segments, stack_layers
 from jax_prompt.core.tuner import Place, Tuner
 
@@ -62,8 +64,8 @@ class Stacked(nn.Module):
         """Maps images [B, H, W, 3] to what enters block 0, or to their bare patch embeddings."""
         raise NotImplementedError
 
-    def blocks(self, span: tuple[int, int], tuner: Tuner) -> Blocks:
-        """Returns the blocks of a segment, layers first to last - 1."""
+    def blocks(self, span: tuple[int, int], facts: Facts) -> Blocks:
+        """Returns the blocks of a segment, layers first to last - 1, for a tuner of these facts."""
         raise NotImplementedError
 
     def between(self, layer: int, x: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
@@ -123,7 +125,7 @@ class Stacked(nn.Module):
             inside = first >= max(start.block, 0) and last <= stop.block
             if not (inside or self.is_initializing()):
                 continue  # a prefix needs no parameters beyond its stop
-            blocks = self.blocks((first, last), tuner)
+            blocks = self.blocks((first, last), tuner.facts(self.config.spec()))
             weights = self.param(segment_name(first, last), partial(_init, blocks, last - first))
             if inside:
                 x = self._run(blocks, weights, x, tuner, params, place, (first, last))
@@ -174,15 +176,15 @@ class Stacked(nn.Module):
           What leaves the last; without prompts where the next layer has its own.
         """
         cfg, spec, (first, last) = self.config, self.config.spec(), span
+        facts, lead = tuner.facts(spec), spec.num_lead
         # The tuner's leaves of these layers, [last - first, ...].
-        own = tuner.segment(params.get('layers', {}), span, spec)
-        place, inside = _place_of(tuner, spec, self._seams, span, place)
-        lead, length = spec.num_lead, tuner.prompt_length
-        if len(asked := tuner.prompt_layers(spec)) == 1 and first == asked[0]:
+        own = segment(params.get('layers', {}), span, facts, spec)
+        place, inside = _place_of(facts, spec, self._seams, span, place)
+        if len(facts.prompt_layers) == 1 and first == facts.prompt_layers[0]:
             here = _at(place, first, jax.tree.map(lambda leaf: leaf[0], own))
             x = _insert(x, tuner.prompts(here, x), lead)
         elif inside and not place.prompts_end:  # the scan below fills the places
-            x = _insert(x, jnp.zeros((1, length, x.shape[-1]), x.dtype), lead)
+            x = _insert(x, jnp.zeros((1, facts.prompt_length, x.shape[-1]), x.dtype), lead)
 
         def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, None]:
             layer, weights, layer_params, rate = inputs
@@ -211,7 +213,7 @@ def _init(blocks: Blocks, count: int, key: jax.Array) -> Tree:
 
 
 def _place_of(
-    tuner: Tuner, spec: BackboneSpec, seams: Sequence[int], span: tuple[int, int], place: Place
+    facts: Facts, spec: BackboneSpec, seams: Sequence[int], span: tuple[int, int], place: Place
 ) -> tuple[Place, bool]:
     """Returns the place of a segment's layers, and whether each of them has prompts of its own.
 
@@ -219,7 +221,7 @@ def _place_of(
       ValueError: the layers with prompts begin or end within a segment.
     """
     (first, last), ends = span, {0, spec.num_layers, *seams}
-    asked, length = tuner.prompt_layers(spec), tuner.prompt_length
+    asked, length = facts.prompt_layers, facts.prompt_length
     if len(asked) and (asked[0] not in ends or (len(asked) > 1 and asked.stop not in ends)):
         raise ValueError(f'prompts stand in blocks {asked}; both ends must be seams')
     inside = len(asked) > 1 and first >= asked.start and last <= asked.stop
@@ -231,6 +233,7 @@ def _place_of(
         prompts_at=(spec.num_lead, length) if length else (0, 0),
         # Prompts are replaced by the next layer's: what becomes of them is never computed.
         prompts_end=inside and last < asked.stop,
+        mixes_images=facts.mixes_images,
     )
     return segment, inside
 
@@ -285,7 +288,8 @@ def run_block(
     Returns:
       The tokens leaving it, [B, T, D], before what lies between stages.
     """
-    block = backbone.blocks((first, first), Tuner()).module  # like all from the first on
+    facts = Tuner().facts(backbone.config.spec())
+    block = backbone.blocks((first, first), facts).module  # like all from the first on
     weights = jax.tree.map(lambda leaf: leaf[layer], weights)
     out: Any = block.apply({'params': weights}, x, Tuner(), Place(layer=first + layer), 0.0)
     return out

@@ -24,6 +24,7 @@ import numpy as np
 from jax_prompt.backbones import stack
 from jax_prompt.backbones.stack import Blocks, Stacked
 from jax_prompt.backbones.swin_config import SwinConfig, merge_name
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.tree import Put, Tree, keep
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.transformer import Mlp, PatchEmbed, pre_norm_block
@@ -112,9 +113,9 @@ class Swin(Stacked):
         norm = nn.LayerNorm(epsilon=cfg.norm_epsilon, dtype=jnp.float32, name='patch_norm')
         return tuner.after(place, 'patch_norm', x, norm(x))
 
-    def blocks(self, span: tuple[int, int], tuner: Tuner) -> Blocks:
+    def blocks(self, span: tuple[int, int], facts: Facts) -> Blocks:
         """Returns the blocks of a segment, of one stage."""
-        del tuner
+        del facts
         cfg, stage = self.config, self.config.spec().stage_index(span[0])
         entering = (1, cfg.grid_of(stage) ** 2, cfg.width_of(stage))
         return Blocks(Block(cfg, stage, parent=None), entering)
@@ -135,7 +136,8 @@ class Swin(Stacked):
         num_patches = cfg.grid_of(len(cfg.depths) - 1) ** 2
         first = 0 if cfg.pool == 'mean_prompts' else x.shape[1] - num_patches
         features = jnp.mean(kept[:, first:], axis=1)
-        return tuner.pool(place, normed, features) if tuner.needs_tokens() else features
+        asked = tuner.facts(cfg.spec()).needs_tokens
+        return tuner.pool(place, normed, features) if asked else features
 
 
 def _windows(config: SwinConfig, stage: int, layer: Any) -> Windows:

@@ -135,6 +135,7 @@ class SwinConfig:
             sites=stages[0].sites,
             outer=outer,
             stages=stages,
+            windowed=True,
         )
 
     @property

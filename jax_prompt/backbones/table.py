@@ -13,12 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_prompt.backbones.architectures import ARCHITECTURES, Config
-
-Colour = tuple[float, float, float]
-
-HALF: Colour = (0.5, 0.5, 0.5)
-IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
-IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
+from jax_prompt.core.colour import HALF, IMAGENET_MEAN, IMAGENET_STD, Colour
 
 _GOOGLE = 'https://storage.googleapis.com/vit_models'
 _FAIR = 'https://dl.fbaipublicfiles.com'

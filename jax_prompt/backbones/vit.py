@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax_prompt.backbones import stack
 from jax_prompt.backbones.stack import Blocks, Stacked
 from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.tree import Put, Tree, keep
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.layers import resize_positions
@@ -84,17 +85,18 @@ class ViT(Stacked):
             x = _drop_patches(place.key, x, cfg)
         return x
 
-    def blocks(self, span: tuple[int, int], tuner: Tuner) -> Blocks:
+    def blocks(self, span: tuple[int, int], facts: Facts) -> Blocks:
         """Returns the blocks of a segment. The last computes the class token alone where it can."""
         cfg = self.config
         last = span == (cfg.depth - 1, cfg.depth)
-        alone = last and cfg.pool == 'cls' and not tuner.needs_tokens()
+        alone = last and cfg.pool == 'cls' and not facts.needs_tokens
         return Blocks(Block(cfg, int(alone), parent=None), (1, 2, cfg.width), not alone)
 
     def pool(self, x: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
         """Maps tokens [B, C + P + N, D] to features [B, D] float32."""
         cfg = self.config
-        num_prompts = tuner.prompt_length if tuner.prompt_layers(cfg.spec()) else 0
+        facts = tuner.facts(cfg.spec())
+        num_prompts = facts.prompt_length if facts.prompt_layers else 0
         layer_norm = nn.LayerNorm(epsilon=cfg.norm_epsilon, dtype=jnp.float32, name='norm')
 
         def norm(tokens):
@@ -108,7 +110,7 @@ class ViT(Stacked):
             features = norm(x[:, 0])
         else:
             features = norm(jnp.mean(x[:, first:].astype(jnp.float32), axis=1))
-        return tuner.pool(place, layer_norm(x), features) if tuner.needs_tokens() else features
+        return tuner.pool(place, layer_norm(x), features) if facts.needs_tokens else features
 
 
 def _drop_patches(key: jax.Array, x: jax.Array, cfg: ViTConfig) -> jax.Array:

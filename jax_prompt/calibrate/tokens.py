@@ -30,7 +30,7 @@ class BackboneTokens:
 
     def __post_init__(self):
         spec = self.program.classifier.spec
-        if not spec.num_heads:
+        if not spec.has_tokens:
             raise ValueError(f'a {spec.family} has no tokens to make prototypes of; take a ViT')
 
     def stages(self) -> dict[str, 'BackboneTokens']:

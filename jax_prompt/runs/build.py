@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.families import family_of
 from jax_prompt.backbones.table import find_weights, lookup
-from jax_prompt.core.method import Method
+from jax_prompt.method import Method
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, split
 from jax_prompt.methods import get_method
@@ -157,15 +157,15 @@ def build_program(config: RunConfig, backbone: LoadedBackbone, num_classes: int,
 
 def _plan(config: RunConfig, method: Method, network: Config, remat: str) -> StepPlan:
     mesh, engine = run_mesh(config), config.engine
-    tuner = method.make_tuner(**config.tuner_options)
+    tuner, spec = method.make_tuner(**config.tuner_options), network.spec()
     return plan_step(
-        network.spec(),
+        spec,
         tuner,
         config.batch_size,
         remat=remat,
         micro_batch=engine.micro_batch,
         memory_mb=engine.memory_mb,
-        together=method.follows_batches(network) or tuner.mixes_images,
+        together=method.follows_batches(network) or tuner.facts(spec).mixes_images,
         devices=mesh.size if mesh else 1,
         bytes_per_value=2 if config.model.dtype == 'bfloat16' else 4,
     )
@@ -268,7 +268,7 @@ class Prefixed:
 
     def __init__(self, config: RunConfig, program: Program, frozen: Tree, num_images: int):
         method, classifier = get_method(config.method), program.classifier
-        cut = method.cut(classifier.tuner, classifier.spec)
+        cut = classifier.facts.cut
         self.config, self.program = config, program
         self.frozen = split_frozen(frozen, program.mesh)
         self.backbone = self.frozen.get('backbone', {})
@@ -281,7 +281,7 @@ class Prefixed:
 
         self.cut = place(cut) if allowed else IMAGE
         # Training starts from the image, but the tuner wants the bare network's features too.
-        wants = allowed and classifier.tuner.needs_raw() and self.cut == IMAGE
+        wants = allowed and classifier.facts.needs_raw and self.cut == IMAGE
         self.with_raw = wants and place(FEATURES) == FEATURES
 
     def program_of(self, count: int, epochs: int) -> Program:

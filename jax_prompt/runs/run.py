@@ -240,7 +240,7 @@ class _Run:
             write_json(path, {'kept': kept})
         self.prefixed.program = pruned = pruned_program(self.prefixed.program, kept)
         self.trainable = init_added(self.config, pruned.classifier)
-        self._say(f'pruned to {pruned.classifier.tuner.prompt_length} prompts a layer')
+        self._say(f'pruned to {pruned.classifier.facts.prompt_length} prompts a layer')
         fit_, program = self._fit('pruned', 'pruned', first.hyper, train, val)
         return _Trained(fit_, program, first.hyper, 'pruned', first.searched, first.splits)
 

@@ -112,7 +112,7 @@ class Members:
 
     def __init__(self, jobs: Sequence[Job], trainables: Sequence[Tree], frozen: Tree):
         self.jobs, self.job, self.frozen = jobs, jobs[0], frozen
-        lengths = [job.program.classifier.tuner.prompt_length for job in jobs]
+        lengths = [job.program.classifier.facts.prompt_length for job in jobs]
         longest = lengths.index(max(lengths))
         self.program = jobs[longest].program
         mixed = len(set(lengths)) > 1

@@ -66,7 +66,7 @@ class JaxSide:
             micro_batch=plan.micro_batch,
         )
         images: Any = jnp.asarray(problem['images'])
-        if model.tuner.needs_raw():
+        if model.facts.needs_raw:
             backbone = self.frozen['backbone']
             raw = frozen_prefix(program, FEATURES, backbone, problem['images'], size)
             images = WithRaw(images, jnp.asarray(raw))
