@@ -113,7 +113,7 @@ class Stacked(nn.Module):
             network without any.
         """
         tuner, params, depth = tuner or Tuner(), tuner_params or {}, self.config.depth
-        self._check(x, start, stop)
+        self._check(x, start, stop, bare_patches)
         place = Place.outside(params, x if start.at_image else None, key, train)
         if start.at_image:
             x = self.embed(tuner.image(place, x), tuner, place, bare_patches)
@@ -135,8 +135,10 @@ class Stacked(nn.Module):
     def _seams(self) -> tuple[int, ...]:
         return (*self.config.seams, *self.seams)
 
-    def _check(self, x: jax.Array, start: Cut, stop: Cut) -> None:
+    def _check(self, x: jax.Array, start: Cut, stop: Cut, bare_patches: bool) -> None:
         """Checks the images that enter, and that a stretch begins and ends at seams."""
+        if bare_patches and not self.config.spec().has_tokens:
+            raise ValueError(f'a {type(self).__name__} has no patch tokens; take a ViT or a Swin')
         name, size, seams = type(self).__name__, self.config.image_size, {0, *self._seams}
         for cut in (start, stop):
             if 0 <= cut.block < self.config.depth and cut.block not in seams:
