@@ -1,7 +1,7 @@
 """ConvNeXt weights of every source against an independent torch implementation."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from jax_prompt.backbones.families import family_of
 from jax_prompt.backbones.table import lookup
 from jax_prompt.core.spec import Cut
 from jax_prompt.core.tree import count, flatten
+from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.weights.load import load_weights, save_converted
 
 CONFIG = ConvNeXtConfig(16, (2, 1, 3, 1), 64)
@@ -27,8 +28,19 @@ def convnext(listed):
     return add
 
 
-def pixels(size=64):
-    return np.random.default_rng(0).standard_normal((2, size, size, 3)).astype(np.float32)
+@dataclass(frozen=True)
+class Enlarged(Tuner):
+    """Puts a border of zeros around the image."""
+
+    border: int = 0
+
+    def image(self, place, image):
+        sides = (self.border, self.border)
+        return np.pad(image, ((0, 0), sides, sides, (0, 0)))
+
+
+def pixels():
+    return np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype(np.float32)
 
 
 def as_torch(images):
@@ -115,48 +127,23 @@ def test_features_equal_those_of_torch(source, tmp_path, convnext, features):
 
 
 @needs_torch
-@pytest.mark.parametrize('size', [64, 70])
-def test_feature_maps_between_stages_equal_torchs(size, tmp_path, convnext):
-    """Also of images that patches and stages do not divide."""
-    import jax
+@pytest.mark.parametrize('border', [0, 3])
+def test_feature_maps_between_stages_equal_torchs(border, tmp_path, convnext):
+    """Also of enlarged images, which patches and stages do not divide."""
     import torch
 
     model = timm_model()
-    path = saved(tmp_path / 'w.pth', {'state_dict': model.state_dict()})
-    tree, _ = load_weights(path, convnext())
+    tree, _ = load_weights(
+        saved(tmp_path / 'w.pth', {'state_dict': model.state_dict()}), convnext()
+    )
     family = family_of(CONFIG)
     params, network = family.adapt(tree, CONFIG, ()), family.make(CONFIG, ())
-
-    def run(images, stop):  # the way of images that a tuner has enlarged
-        from jax_prompt.tuners.pixel import BorderPrompt
-
-        border = (size - 64) // 2
-        if not border:
-            return network.apply({'params': params}, images, stop=stop)
-        tuner = BorderPrompt(border)
-        sides = {
-            'top': np.zeros((border, size, 3)),
-            'bottom': np.zeros((border, size, 3)),
-            'left': np.zeros((64, border, 3)),
-            'right': np.zeros((64, border, 3)),
-        }
-        return network.apply({'params': params}, images, tuner, {'shared': sides}, stop=stop)
-
-    whole = pixels()
-    if size > 64:
-        from jax_prompt.core.colour import IMAGENET_MEAN, IMAGENET_STD
-
-        black = -np.float32(IMAGENET_MEAN) / np.float32(IMAGENET_STD)
-        more = np.broadcast_to(black, (2, size, size, 3)).copy()
-        more[:, (size - 64) // 2 : (size + 64) // 2, (size - 64) // 2 : (size + 64) // 2] = whole
-    else:
-        more = whole
+    images, tuner = pixels(), Enlarged(border)
     with torch.no_grad():
-        x = model.stem(as_torch(more))
+        x = model.stem(as_torch(tuner.image(Place(), images)))
         for stage, first in enumerate(CONFIG.starts):
-            if first:
-                x = model.stages[stage].downsample(x)
-            got = jax.jit(run, static_argnums=1)(whole, Cut(first))
+            x = model.stages[stage].downsample(x)
+            got = network.apply({'params': params}, images, tuner, stop=Cut(first))
             np.testing.assert_allclose(got, x.permute(0, 2, 3, 1).numpy(), rtol=0, atol=1e-4)
             x = model.stages[stage].blocks(x)
 
