@@ -15,6 +15,7 @@ from jax_prompt.core.tuner import Tuner, adds_nothing
 from jax_prompt.methods import METHODS, get_method
 from jax_prompt.model import build_classifier
 from jax_prompt.runs.export import merges
+from jax_prompt.tuners.compose import Compose
 
 VIT = ViTConfig(8, 3, 2, 16, 4, 8)
 SWIN = SwinConfig(8, (1, 2), (1, 2), 2, 4, 16)
@@ -74,6 +75,12 @@ def test_facts_of_several_tuners_are_merged():
     wide = get_method('mp+lora').make_tuner().facts(spec)
     assert wide.needs_tokens and wide.feature_dim == spec.feature_dim + 64**2 // 4
     assert wide.seams == (0, 3)  # the cut of a part is no seam
+
+
+def test_a_combination_can_be_a_part_of_another():
+    inner = get_method('mp+lora').make_tuner()
+    facts = Compose((('tuner', inner), ('beside', Tuner()))).facts(VIT.spec())
+    assert facts.needs_tokens and facts.cut == Cut(0) and facts.seams == (0, 3)
 
 
 def test_of_a_tuner_that_states_nothing_nothing_is_assumed():
