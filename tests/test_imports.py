@@ -13,7 +13,7 @@ PACKAGE = ROOT / 'jax_prompt'
 
 # What each room may import from the package, besides itself. A room is a folder of the package or
 # a module at its top; 'backbones.table' names one module of a room.
-CONFIGS = ['backbones.vit_config', 'backbones.swin_config', 'backbones.resnet_config']
+CONFIGS = [f'backbones.{name}_config' for name in ('vit', 'swin', 'resnet', 'convnext')]
 TABLES = ['backbones.table', 'backbones.architectures', *CONFIGS]
 BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'method', 'methods']
 BELOW_ENGINE = [*BELOW_MODEL, 'model', 'weights', 'data']
@@ -28,7 +28,7 @@ ARROWS = {
     'method': ['core'],
     'methods': ['core', 'nn', 'deq', 'backbones', 'tuners', 'method'],
     'model': BELOW_MODEL,
-    'weights': ['core', *TABLES],
+    'weights': ['core', *TABLES, 'backbones.families'],
     'data': ['core', *TABLES],
     'report': BELOW_ENGINE,
     'evals': BELOW_ENGINE,

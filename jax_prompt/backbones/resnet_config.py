@@ -80,8 +80,8 @@ class ResNetConfig:
         return tuple(sum(self.depths[:i]) for i in range(len(self.depths)))
 
     @property
-    def run_starts(self) -> tuple[int, ...]:
-        """Index of the first block of each run of like blocks (`spec().stages`)."""
+    def seams(self) -> tuple[int, ...]:
+        """Layers at which blocks are parted in any case: the first of each run of like blocks."""
         split = (
             (first, first + 1) if self.downsamples(first) and depth > 1 else (first,)
             for first, depth in zip(self.starts, self.depths, strict=True)
@@ -141,7 +141,7 @@ class ResNetConfig:
         There is no norm after the last layer, and there are no tokens: no site 'norm', and no place
         for prompts (`num_heads` is 0).
         """
-        edges = (*self.run_starts, self.depth)
+        edges = (*self.seams, self.depth)
         stages = tuple(self._run(first, last) for first, last in itertools.pairwise(edges))
         kernel, stride = self.stem_kernel, self.stem_stride
         return BackboneSpec(

@@ -59,8 +59,8 @@ class BackboneSpec:
     """A backbone as seen from outside.
 
     Attributes:
-      family: its name, 'vit', 'swin' or 'resnet', for messages. Nothing depends on it: what tuners
-        ask of a backbone are its sites and the properties below.
+      family: its name, 'vit', 'swin', 'resnet' or 'convnext', for messages. Nothing depends on it:
+        what tuners ask of a backbone are its sites and the properties below.
       num_layers: L, blocks that call the hooks.
       width: D, token width in channels. Where stages differ, this and what follows down to `sites`
         (but for the feature and the image) are those of the first.
@@ -176,8 +176,9 @@ def check_choices(config: object, allowed: Mapping[str, Sequence[str]]) -> None:
 _RANGES: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(('width', 'num_heads', 'mlp_dim', 'window', 'patch_size'), (1, 2**16)),
     **{'depth': (1, 1000), 'depths': (0, 1000), 'image_size': (1, 4096)},
-    **{'num_registers': (0, 1000), 'norm_epsilon': (0.0, 1.0), 'mlp_ratio': (0.01, 100.0)},
-    **{'drop_path_rate': (0.0, 1.0), 'patch_drop_rate': (0.0, 1.0)},
+    **{'num_registers': (0, 1000), 'mlp_ratio': (0.01, 100.0)},
+    **dict.fromkeys(('norm_epsilon', 'pool_epsilon'), (0.0, 1.0)),
+    **dict.fromkeys(('drop_path_rate', 'patch_drop_rate'), (0.0, 1.0)),
 }
 
 
