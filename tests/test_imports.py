@@ -37,6 +37,7 @@ ARROWS = {
     'search': [*BELOW_ENGINE, 'evals', 'train'],
     'runs': BELOW_RUNS,
     'suite': [*BELOW_RUNS, 'runs', 'report'],
+    'packs': [*BELOW_RUNS, 'runs', 'report'],
     'door': ['core'],
 }
 
@@ -44,6 +45,7 @@ ARROWS = {
 ALWAYS = {'jax', 'flax', 'optax', 'numpy'}
 INSIDE = {
     *('ml_dtypes', 'safetensors', 'PIL', 'orbax', 'tqdm', 'chex', 'array_record', 'sklearn'),
+    'requests',
     *('tensorflow_datasets', 'ml_collections'),
 }
 NEVER = {'torch', 'torchvision', 'timm', 'transformers', 'tensorflow', 'tf_keras', 'keras'}

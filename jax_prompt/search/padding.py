@@ -4,7 +4,7 @@ The program of a mixed population has as many prompts as its longest member. A s
 filled up with zeros, and no token attends to these (`Tuner.key_bias`). So their gradient is exactly
 0, and momentum, weight decay and averages keep them at 0. Each member equals its solo run. The
 program takes the number of prompts of each member as an input. Only the states between device calls
-are padded; records and checkpoints have the member's own shapes.
+are padded (`train/members.py`); ledgers and checkpoints have the member's own shapes.
 
 If masking would not be exact, each number of prompts has a population of its own (`obstacle`).
 """
@@ -13,10 +13,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
-import numpy as np
-
-from jax_prompt.core.tree import Tree, merge
 from jax_prompt.train.step import Program
 
 
@@ -51,28 +47,3 @@ def lengthened(program: Program, longest: Program) -> Program:
         backbone=module.clone(config=replace(module.config, remat=remat)),
     )
     return replace(program, classifier=classifier, micro_batch=longest.micro_batch)
-
-
-def with_length(frozen: Tree, length: jax.Array | None) -> Tree:
-    """Returns the frozen tree with a member's number of prompts where its tuner looks for it."""
-    return frozen if length is None else merge(frozen, {'tuner': {'shared': {'length': length}}})
-
-
-def padded(tree: Any, like: Any) -> Any:
-    """Fills leaves up with zeros at the ends of their axes, to the shapes of those of `like`."""
-
-    def pad(leaf: Any, model: Any) -> Any:
-        missing = [(0, m - n) for n, m in zip(np.shape(leaf), np.shape(model), strict=True)]
-        return np.pad(np.asarray(leaf), missing) if any(m for _, m in missing) else leaf
-
-    return jax.tree.map(pad, tree, like)
-
-
-def cut(tree: Any, like: Any) -> Any:
-    """Cuts leaves to the shapes of those of `like`: the inverse of `padded`."""
-
-    def own(leaf: Any, model: Any) -> Any:
-        same = np.shape(leaf) == np.shape(model)
-        return leaf if same else leaf[tuple(map(slice, np.shape(model)))].copy()
-
-    return jax.tree.map(own, tree, like)
