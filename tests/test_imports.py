@@ -28,6 +28,7 @@ ARROWS = {
     'method': ['core'],
     'methods': ['core', 'nn', 'deq', 'backbones', 'tuners', 'method'],
     'model': BELOW_MODEL,
+    # Which leaves a network has, and of which shapes, its init alone says (`leaf_shapes`).
     'weights': ['core', *TABLES, 'backbones.families'],
     'data': ['core', *TABLES],
     'report': BELOW_ENGINE,
