@@ -13,9 +13,9 @@ PACKAGE = ROOT / 'jax_prompt'
 
 # What each room may import from the package, besides itself. A room is a folder of the package or
 # a module at its top; 'backbones.table' names one module of a room.
-CONFIGS = ['backbones.vit_config', 'backbones.swin_config', 'backbones.resnet_config']
+CONFIGS = [f'backbones.{name}_config' for name in ('vit', 'swin', 'resnet', 'convnext')]
 TABLES = ['backbones.table', 'backbones.architectures', *CONFIGS]
-BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'methods']
+BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'method', 'methods']
 BELOW_ENGINE = [*BELOW_MODEL, 'model', 'weights', 'data']
 BELOW_RUNS = [*BELOW_ENGINE, 'evals', 'train', 'calibrate', 'search']
 ARROWS = {
@@ -25,9 +25,10 @@ ARROWS = {
     'deq': ['core'],
     'backbones': ['core', 'nn', 'deq'],
     'tuners': ['core', 'nn', 'deq'],
-    'methods': ['core', 'nn', 'deq', 'backbones', 'tuners'],
+    'method': ['core'],
+    'methods': ['core', 'nn', 'deq', 'backbones', 'tuners', 'method'],
     'model': BELOW_MODEL,
-    'weights': ['core', *TABLES],
+    'weights': ['core', *TABLES, 'backbones.families'],
     'data': ['core', *TABLES],
     'report': BELOW_ENGINE,
     'evals': BELOW_ENGINE,
@@ -36,6 +37,7 @@ ARROWS = {
     'search': [*BELOW_ENGINE, 'evals', 'train'],
     'runs': BELOW_RUNS,
     'suite': [*BELOW_RUNS, 'runs', 'report'],
+    'packs': [*BELOW_RUNS, 'runs', 'report'],
     'door': ['core'],
 }
 
@@ -43,6 +45,7 @@ ARROWS = {
 ALWAYS = {'jax', 'flax', 'optax', 'numpy'}
 INSIDE = {
     *('ml_dtypes', 'safetensors', 'PIL', 'orbax', 'tqdm', 'chex', 'array_record', 'sklearn'),
+    'requests',
     *('tensorflow_datasets', 'ml_collections'),
 }
 NEVER = {'torch', 'torchvision', 'timm', 'transformers', 'tensorflow', 'tf_keras', 'keras'}

@@ -2,27 +2,27 @@
 
 An architecture says what the network is; a tag says which weights, and with them how images are
 normalised: with the wrong mean and std a ViT-Ti of the table falls from 83 to 50 % on ImageNet. An
-architecture alone means its first tag. Weights are never downloaded; `find_weights` says where they
-are to be had. `sha256` is given where the publisher states it.
+architecture alone means its first tag. Nothing is downloaded here; `find_weights` says where a file
+is to be had, and `weights.fetch` brings it if it is asked to.
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jax_prompt.backbones.architectures import ARCHITECTURES, Config
-
-Colour = tuple[float, float, float]
-
-HALF: Colour = (0.5, 0.5, 0.5)
-IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
-IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
+from jax_prompt.core.colour import HALF, IMAGENET_MEAN, IMAGENET_STD, Colour
 
 _GOOGLE = 'https://storage.googleapis.com/vit_models'
 _FAIR = 'https://dl.fbaipublicfiles.com'
 _HUB = 'https://huggingface.co'
+# torch.hub names a file NAME-DIGITS.pth, after the first digits of its SHA-256.
+_TORCH_HUB = re.compile(r'-([0-9a-f]{8,64})\.pth$')
+# Tags whose publishers forbid commercial use: LICENSE of facebookresearch/mae and of /moco-v3.
+_NON_COMMERCIAL = {'mae': 'CC BY-NC 4.0', 'moco_v3': 'CC BY-NC 4.0'}
 _SWIN = 'https://github.com/SwinTransformer/storage/releases/download'
 
 
@@ -56,6 +56,17 @@ class Entry:
     def arch(self) -> str:
         """The architecture's name."""
         return self.name.split('.', 1)[0]
+
+    @property
+    def licence(self) -> str:
+        """The licence where it forbids commercial use; '' where none is known to."""
+        return _NON_COMMERCIAL.get(self.name.partition('.')[2], '')
+
+    @property
+    def sha256_begins(self) -> str:
+        """The checksum that the publisher states, or its first digits; '' where none is stated."""
+        digits = _TORCH_HUB.search(self.filename)
+        return self.sha256 or (digits[1] if digits else '')
 
     @property
     def packaged(self) -> bool:
@@ -211,6 +222,27 @@ for _tag, _path in (
     _note = 'self-supervised on ImageNet-1k'
     _add('resnet50', _tag, 'torchvision', f'{_FAIR}/{_path}', True, _note)
 
+# ConvNeXt, arXiv:2201.03545: the authors' files; the same weights at Hugging Face and by timm;
+# torchvision's own.
+for _arch, _word, _hash in (
+    ('convnext_t_224', 'tiny', '983f1562'),
+    ('convnext_s_224', 'small', '0c510722'),
+    ('convnext_b_224', 'base', '6075fbad'),
+):
+    _base = f'{_FAIR}/convnext/convnext_{_word}'
+    _note = 'ImageNet-22k, then ImageNet-1k'
+    _add(_arch, 'fb_in22k', 'facebook', f'{_base}_22k_224.pth', True, 'ImageNet-22k (VPT: B)')
+    _add(_arch, 'fb_in22k_ft_in1k', 'facebook', f'{_base}_22k_1k_224.pth', True, _note)
+    _add(_arch, 'fb_in1k', 'facebook', f'{_base}_1k_224_ema.pth', True, 'ImageNet-1k')
+    _url = f'{_HUB}/timm/convnext_{_word}.fb_in22k/resolve/main/model.safetensors'
+    _add(_arch, 'timm_in22k', 'timm', _url, True, 'fb_in22k by timm')
+    _url = f'{_HUB}/facebook/convnext-{_word}-224/resolve/main/pytorch_model.bin'
+    _add(_arch, 'hf_in1k', 'hf', _url, True, 'fb_in1k at Hugging Face', pool_epsilon=1e-12)
+    _url = f'{_PYTORCH}/convnext_{_word}-{_hash}.pth'
+    _add(
+        _arch, 'torchvision_in1k', 'torchvision', _url, True, "ImageNet-1k, torchvision's training"
+    )
+
 TABLE: Mapping[str, Entry] = _TABLE
 
 
@@ -276,5 +308,6 @@ def _advice(entry: Entry) -> str:
     more = f' Other weights for it: {", ".join(others)}.' if others else ''
     return (
         f'Download {entry.name} from\n  {entry.url}\nand pass it as --config.weights=FILE '
-        f'(for example --config.weights={entry.filename}).{more}'
+        f'(for example --config.weights={entry.filename}), or let it be fetched: '
+        f'--config.weights=auto.{more}'
     )

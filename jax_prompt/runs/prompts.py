@@ -44,8 +44,8 @@ def run_prototypes(
     Returns:
       Prompts [L, P, D] float32, and the report of `calibrate.prototypes`.
     """
-    tuner, spec = program.classifier.tuner, program.classifier.spec
-    layers, count = len(tuner.prompt_layers(spec)), tuner.prompt_length
+    facts = program.classifier.facts
+    layers, count = len(facts.prompt_layers), facts.prompt_length
     prompts, report = np.zeros(0, np.float32), dict[str, Any]()
     # Damaged ones are named and built again, to the same values.
     if (saved := from_primary(lambda: is_whole(partial(_read, path)))) and is_primary():

@@ -20,9 +20,9 @@ def obstacle(programs: Sequence[Program]) -> str:
     """Returns why trainings that differ in prompts can't share a program; '' where they can."""
     classifier = programs[0].classifier
     config: Any = classifier.backbone.config
-    if reason := classifier.tuner.unmasked():
+    if reason := classifier.facts.mask_obstacle:
         return reason
-    if classifier.spec.family != 'vit':
+    if not classifier.spec.masks_prompts:
         return f'a {classifier.spec.family} does not mask prompts'
     if config.pool == 'mean_prompts':
         return 'prompts are pooled'
@@ -36,14 +36,14 @@ def obstacle(programs: Sequence[Program]) -> str:
 def lengthened(program: Program, longest: Program) -> Program:
     """Returns a program with as many prompts as another, in parts and with memory as that one."""
     own, other = program.classifier, longest.classifier
-    if own.tuner.prompt_length == other.tuner.prompt_length:
+    if own.facts.prompt_length == other.facts.prompt_length:
         return program
     tuner: Any = own.tuner
     module: Any = own.backbone
     remat = other.backbone.config.remat  # type: ignore[attr-defined]
     classifier = replace(
         own,
-        tuner=replace(tuner, num_prompts=other.tuner.prompt_length),
+        tuner=replace(tuner, num_prompts=other.facts.prompt_length),
         backbone=module.clone(config=replace(module.config, remat=remat)),
     )
     return replace(program, classifier=classifier, micro_batch=longest.micro_batch)

@@ -38,7 +38,7 @@ def members_of(jobs: Sequence[Job], trainables: Sequence[Tree], frozen: Tree) ->
       ValueError: jobs that differ in more.
     """
     programs = [job.program for job in jobs]
-    lengths = [program.classifier.tuner.prompt_length for program in programs]
+    lengths = [program.classifier.facts.prompt_length for program in programs]
     longest = programs[lengths.index(max(lengths))]
     if len(set(lengths)) > 1 and (reason := obstacle(programs)):
         raise ValueError(

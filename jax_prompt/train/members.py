@@ -54,7 +54,7 @@ class Members:
         pairs = zip(jobs, trainables, strict=True)
         # The shapes of each member's state, of its own length; `put` fills up to the longest.
         self.like = [jax.eval_shape(job.program.init, tree) for job, tree in pairs]
-        lengths = [job.program.classifier.tuner.prompt_length for job in jobs]
+        lengths = [job.program.classifier.facts.prompt_length for job in jobs]
         self.mixed = len(set(lengths)) > 1
         self._longest = self.like[lengths.index(max(lengths))]
         keys = [jax.random.split(jax.random.key(job.seed)) for job in jobs]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import jax
 
 from jax_prompt.core.devices import num_cores
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tuner import Tuner
 from jax_prompt.train.micro_batch import number_of_parts
@@ -79,7 +80,7 @@ def plan_step(
     micro = micro_batch
     if on_cpu and not micro:
         rows = _TOKENS_PER_CORE if spec.num_heads else _PIXELS_PER_CORE
-        micro = max(num_cores() * rows // max(_tokens(spec, tuner), 1), devices)
+        micro = max(num_cores() * rows // max(_tokens(spec, tuner.facts(spec)), 1), devices)
     if together:
         micro = batch_size
 
@@ -111,11 +112,11 @@ def activations_mb(
       images: images on one device.
       bytes_per_value: of an activation.
     """
-    kept, working = 0.0, 0.0
+    kept, working, facts = 0.0, 0.0, tuner.facts(spec)
     for run in spec.runs().values():
-        tokens, sites = _tokens(run, tuner), run.sites
+        tokens, sites = _tokens(run, facts), run.sites
         # Deep prompts go no further than keys and values.
-        rest = tokens - (tuner.prompt_length if len(tuner.prompt_layers(spec)) > 1 else 0)
+        rest = tokens - (facts.prompt_length if len(facts.prompt_layers) > 1 else 0)
         # Where a grid shrinks, what enters its first block is larger; little beside the rest.
         outputs = {
             name: site.outputs * (tokens if name == 'qkv' else rest)
@@ -137,8 +138,8 @@ def activations_mb(
 _SAVED = ('qkv', 'fc1')
 
 
-def _tokens(spec: BackboneSpec, tuner: Tuner) -> int:
-    return spec.num_lead + spec.num_patches + (tuner.prompt_length if spec.num_heads else 0)
+def _tokens(spec: BackboneSpec, facts: Facts) -> int:
+    return spec.num_lead + spec.num_patches + (facts.prompt_length if spec.has_tokens else 0)
 
 
 def device_memory_mb(part: float) -> float:

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jax_prompt.core.method import Transform
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, merge
 from jax_prompt.data.given import check_images
 from jax_prompt.data.stored import WithRaw
 from jax_prompt.data.transforms import Augment, augment, centre, to_model
+from jax_prompt.method import Transform
 from jax_prompt.model import Classifier
 from jax_prompt.train.mesh import in_context
 from jax_prompt.train.micro_batch import BatchPart, in_parts, map_parts

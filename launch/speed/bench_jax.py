@@ -1,4 +1,4 @@
-"""The project's side of `bench.py step`: a method's training through the engine's own step."""
+"""The project's side of `speed.py step`: a method's training through the engine's own step."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -68,7 +68,7 @@ class JaxSide:
             micro_batch=plan.micro_batch,
         )
         images: Any = jnp.asarray(problem['images'])
-        if model.tuner.needs_raw():
+        if model.facts.needs_raw:
             backbone = self.frozen['backbone']
             raw = frozen_prefix(program, FEATURES, backbone, problem['images'], size)
             images = WithRaw(images, jnp.asarray(raw))

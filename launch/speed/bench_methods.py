@@ -77,11 +77,11 @@ class Step:
         )
         backbone, images = self.frozen.get('backbone', {}), _images(args)
         budget = 1e6 if cached else 0.0
-        cut = cached_cut(program, method.cut(model.tuner, model.spec), args.batch, budget, backbone)
+        cut = cached_cut(program, model.facts.cut, args.batch, budget, backbone)
         self.data: Any = images
         if not cut.at_image:
             self.data = jnp.asarray(frozen_prefix(program, cut, backbone, images, args.batch))
-        elif cached and model.tuner.needs_raw():
+        elif cached and model.facts.needs_raw:
             raw = frozen_prefix(program, FEATURES, backbone, images, args.batch)
             self.data = WithRaw(images, jnp.asarray(raw))
         self.program = replace(program, start=cut)

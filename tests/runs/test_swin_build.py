@@ -49,7 +49,7 @@ def test_a_step_on_loaded_weights(weights):
     program = build_program(config, backbone, 5, 4)
     trainable, frozen = init_params(config, backbone, program.classifier)
     method = get_method('vpt_deep')
-    assert not method.trains('norm/scale', program.classifier.tuner, program.classifier.spec)
+    assert not program.classifier.tuner.trains('norm/scale', program.classifier.spec)
     before = {path: np.asarray(leaf) for path, leaf in flatten(frozen).items()}
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
