@@ -190,6 +190,7 @@ class Program:
         share = optax.tree.get(after.opt_state, 'critical_share')
         if share is not None:
             metrics['critical_share'] = share
+        after = after._replace(step=state.step + 1)
         return self._skip(state, after, metrics) if self.skip_nonfinite else (after, metrics)
 
     def _gradients(
@@ -228,13 +229,13 @@ class Program:
         )
 
     def _update(self, state: TrainState, grads: Tree, hyper: Hyper) -> TrainState:
-        """Returns the state after a step with these gradients."""
+        """Returns the state after a step with these gradients, but for its number."""
         updates, opt_state = self.optimizer(hyper).update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         ema = state.ema
         if self.optim.ema_decay:
             ema = optax.incremental_update(trainable, ema, 1.0 - self.optim.ema_decay)
-        return TrainState(state.step + 1, trainable, opt_state, ema)
+        return TrainState(state.step, trainable, opt_state, ema)
 
     def _skip(
         self, before: TrainState, after: TrainState, metrics: dict[str, jax.Array]
