@@ -127,7 +127,7 @@ def _look_at_folder(name: str, task: Task, folder: Path, root: Path) -> State:
 
 
 def _look_at_builder(name: str, task: Task, spec: str, root: Path) -> State:
-    own = f'python launch/prepare_data.py --task {name} --data_dir {root}'
+    own = f'jax-prompt prepare-data --task {name} --data_dir {root}'
     manual = task.manual.replace('MANUAL', str(root / 'downloads' / 'manual'))
     try:
         folder = prepared_folder(spec, root)
@@ -146,7 +146,7 @@ def _look_at_builder(name: str, task: Task, spec: str, root: Path) -> State:
         *described.get('alternativeFileFormats', []),
     ]
     if 'array_record' not in formats:
-        command = f'python launch/prepare_data.py --convert {folder} --data_dir ANOTHER'
+        command = f'jax-prompt prepare-data --convert {folder} --data_dir ANOTHER'
         return State(name, CONVERT, f'{folder} is {formats[0]}', (command,), task.licence)
     prepared = open_prepared(spec, str(root))
     wrong = _misfits(prepared, task)

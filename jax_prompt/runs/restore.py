@@ -33,7 +33,7 @@ from jax_prompt.weights.identity import Identity
 
 _NEEDED = ('classes', 'weights', 'trained_on', 'checkpoint')  # of result.json, to restore a run
 _AGAIN = (
-    'remove it and result.json, and start launch/train.py again: both are made anew from the last '
+    'remove it and result.json, and start jax-prompt train again: both are made anew from the last '
     'checkpoint'
 )
 
@@ -123,7 +123,7 @@ def restore(workdir: str | Path, weights_file: str | Path = '') -> Restored:
     """
     workdir = Path(workdir).expanduser()
     if not (workdir / 'config.json').exists():
-        raise FileNotFoundError(f'{workdir} holds no run; give a --workdir of launch/train.py')
+        raise FileNotFoundError(f'{workdir} holds no run; give a --workdir of jax-prompt train')
     config = read_config(workdir / 'config.json')
     config = replace(config, engine=replace(config.engine, num_devices=1, fsdp=1))
     config = _with_weights(config, str(weights_file))
@@ -175,7 +175,7 @@ def _with_weights(config: RunConfig, weights: str) -> RunConfig:
 
 
 _MEASURE_ANEW = (
-    'Remove result.json and start launch/train.py again on this --workdir: it goes on from what is '
+    'Remove result.json and start jax-prompt train again on this --workdir: it goes on from what is '
     'whole and comes to the same bits'
 )
 

@@ -17,7 +17,7 @@ from jax_prompt.runs.kept import check_kept, check_unchanged, keep, open_evaluat
 from jax_prompt.runs.run import run
 from jax_prompt.suite.worker import check_tests
 from jax_prompt.runs.inputs import load_splits, open_data
-from launch import predict
+from jax_prompt.cli import predict
 
 
 @pytest.fixture

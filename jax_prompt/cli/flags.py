@@ -1,0 +1,102 @@
+"""The flags of commands with a --config: read, checked and explained.
+
+`--config` names a configuration of the package, as 'tune:method=lora', or a file with
+get_config(arg), as 'configs/tune.py:method=lora'. All these commands take --compilation_cache.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jax_prompt.suite.keys import check_flags, describe, load_config
+from jax_prompt.suite.named_configs import find_config
+
+_CACHE = os.path.join(os.path.expanduser('~'), '.cache', 'jax_prompt', 'xla')
+_HELP = {'--help', '-h', '-help', '--helpshort', '--helpfull'}
+
+
+def read_flags(
+    found: Any, argv: Sequence[str], command: str, text: str | None, required: Sequence[str]
+) -> None:
+    """Reads a command line; `--config X --help` lists the keys of that config and ends.
+
+    It quietens Orbax and sets the compilation cache.
+
+    Args:
+      found: absl's FlagValues with the command's own flags; `config` is added.
+      argv: the words after the command's name.
+      command: its name.
+      text: its docstring.
+      required: flags that have to be given.
+
+    Raises:
+      ValueError: a wrong flag, an unknown key, no such config, or a word that is no flag.
+    """
+    from absl import flags, logging
+    from ml_collections import config_flags
+
+    words, asked = _with_file(argv)
+    program = [f'jax-prompt {command}', *words]
+    said = 'A configuration: NAME[:k=v,k=v], or FILE[:k=v,k=v] with get_config(arg).'
+    config_flags.DEFINE_config_file('config', None, said, flag_values=found, sys_argv=program)
+    told = "Where compiled programs are kept between runs; '' keeps none."
+    flags.DEFINE_string('compilation_cache', _CACHE, told, flag_values=found)
+    asks_help = bool(_HELP & set(words))
+    if asked is not None:
+        config = load_config(asked)
+        if asks_help:
+            print(f'{describe(config)}\n\nOther flags: jax-prompt {command} --help')
+            sys.exit(0)
+        check_flags(config, words)
+    if asks_help:
+        print(f'{(text or "").strip()}\n\n{_listed(found)}')
+        sys.exit(0)
+    try:
+        left = found(program)[1:]
+    except flags.Error as error:
+        raise ValueError(' '.join(str(error).split())) from error
+    missing = [f'--{name}' for name in required if found[name].value is None]
+    if missing:
+        raise ValueError(f'{" and ".join(missing)} missing; see jax-prompt {command} --help')
+    if left:
+        raise ValueError(f'unknown arguments {left}; options start with --')
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of each file at INFO
+    _keep_programs(found.compilation_cache)
+
+
+def _with_file(argv: Sequence[str]) -> tuple[list[str], str | None]:
+    """Puts the file of a configuration in the place of its name.
+
+    Returns:
+      The words, and the last value of --config among them; None where it is not given.
+    """
+    words, asked = list(argv), None
+    for place, one in enumerate(words):
+        name, equals, value = one.lstrip('-').partition('=')
+        if not one.startswith('-') or name != 'config':
+            continue
+        if equals:
+            asked = find_config(value)
+            words[place] = f'--config={asked}'
+        elif place + 1 < len(words):
+            asked = words[place + 1] = find_config(words[place + 1])
+    return words, asked
+
+
+def _listed(found: Any) -> str:
+    """Lists flags with what they mean."""
+    lines = ['flags:']
+    for name in found:
+        flag = found[name]
+        shown = f'--[no]{name}' if flag.boolean else f'--{name}={flag.default or ""}'
+        lines += [f'  {shown}', f'      {flag.help}']
+    return '\n'.join(lines)
+
+
+def _keep_programs(folder: str) -> None:
+    import jax
+
+    if folder:
+        jax.config.update('jax_compilation_cache_dir', os.path.expanduser(folder))
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
