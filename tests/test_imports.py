@@ -103,7 +103,7 @@ def breaks_arrow(item: Import) -> bool:
     room, target = room_of(item.file), item.name.removeprefix('jax_prompt').removeprefix('.')
     if not target or target.startswith('__'):  # the package itself: its version
         return False
-    allowed = [room, *ARROWS[room]] if room else []
+    allowed = [*([room] if room else []), *ARROWS[room]]
     return not any(target == name or target.startswith(f'{name}.') for name in allowed)
 
 

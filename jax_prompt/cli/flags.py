@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax_prompt.suite.keys import check_flags, describe, load_config
-from jax_prompt.suite.named_configs import find_config
+from jax_prompt.suite.named_configs import config_names
 
 _CACHE = os.path.join(os.path.expanduser('~'), '.cache', 'jax_prompt', 'xla')
 _HELP = {'--help', '-h', '-help', '--helpshort', '--helpfull'}
@@ -36,23 +36,27 @@ def read_flags(
     from absl import flags, logging
     from ml_collections import config_flags
 
-    words, asked = _with_file(argv)
-    program = [f'jax-prompt {command}', *words]
-    said = 'A configuration: NAME[:k=v,k=v], or FILE[:k=v,k=v] with get_config(arg).'
-    config_flags.DEFINE_config_file('config', None, said, flag_values=found, sys_argv=program)
-    told = "Where compiled programs are kept between runs; '' keeps none."
-    flags.DEFINE_string('compilation_cache', _CACHE, told, flag_values=found)
+    words, asked = _without_config(argv)
     asks_help = bool(_HELP & set(words))
-    if asked is not None:
-        config = load_config(asked)
+    program = [f'jax-prompt {command}', *words]
+    config = None if asked is None else load_config(asked)
+    if config is not None:
         if asks_help:
             print(f'{describe(config)}\n\nOther flags: jax-prompt {command} --help')
             sys.exit(0)
         check_flags(config, words)
-    if asks_help:
-        print(f'{(text or "").strip()}\n\n{_listed(found)}')
-        sys.exit(0)
+    said = 'A configuration: NAME[:k=v,k=v], or FILE[:k=v,k=v] with get_config(arg).'
+    told = "Where compiled programs are kept between runs; '' keeps none."
     try:
+        flags.DEFINE_string('compilation_cache', _CACHE, told, flag_values=found)
+        if config is None:
+            flags.DEFINE_string('config', None, said, flag_values=found)
+        else:
+            define = config_flags.DEFINE_config_dict
+            define('config', config, said, flag_values=found, sys_argv=program)
+        if asks_help:
+            print(f'{(text or "").strip()}\n\n{_listed(found)}')
+            sys.exit(0)
         left = found(program)[1:]
     except flags.Error as error:
         raise ValueError(' '.join(str(error).split())) from error
@@ -65,22 +69,22 @@ def read_flags(
     _keep_programs(found.compilation_cache)
 
 
-def _with_file(argv: Sequence[str]) -> tuple[list[str], str | None]:
-    """Puts the file of a configuration in the place of its name.
+def _without_config(argv: Sequence[str]) -> tuple[list[str], str | None]:
+    """Splits a command line into its other words and the last value of --config, None without.
 
-    Returns:
-      The words, and the last value of --config among them; None where it is not given.
+    Raises:
+      ValueError: --config without a value.
     """
-    words, asked = list(argv), None
-    for place, one in enumerate(words):
+    words, asked = list[str](), None
+    rest = iter(argv)
+    for one in rest:
         name, equals, value = one.lstrip('-').partition('=')
         if not one.startswith('-') or name != 'config':
+            words.append(one)
             continue
-        if equals:
-            asked = find_config(value)
-            words[place] = f'--config={asked}'
-        elif place + 1 < len(words):
-            asked = words[place + 1] = find_config(words[place + 1])
+        asked = value if equals else next(rest, '')
+        if not asked:
+            raise ValueError(f'--config has no value; allowed: a file, or {config_names()}')
     return words, asked
 
 

@@ -14,37 +14,10 @@ import numpy as np
 
 from jax_prompt.cli.parser import make_parser
 from jax_prompt.core.printable import printable
-from jax_prompt.data.files import SUFFIXES, walk_images
+from jax_prompt.data.files import find_images
 from jax_prompt.data.source import Unreadable
 from jax_prompt.door import user_path
 from jax_prompt.runs.restore import Restored, restore
-
-
-def find_images(paths: Sequence[str]) -> list[Path]:
-    """Returns the image files among the paths and in the folders among them, in a fixed order.
-
-    In folders the rule of training holds (`data/files.py`); a file that is named is always tried.
-
-    Raises:
-      FileNotFoundError: a path that isn't there, or a folder without images.
-    """
-    found: list[Path] = []
-    for path in (Path(one).expanduser() for one in paths):
-        if path.is_dir():
-            passed: list[Path] = []
-            inside = sorted(walk_images(path, passed))
-            if not inside:
-                raise FileNotFoundError(f'no images in {path}; suffixes: {sorted(SUFFIXES)}')
-            if passed:
-                named = ', '.join(printable(one.name) for one in passed[:5])
-                text = f'{path}: passed over {len(passed)} that are hidden or no images: {named}'
-                print(text, file=sys.stderr)
-            found.extend(inside)
-        elif path.exists():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f'no such file or folder: {path}')
-    return found
 
 
 def rows(run: Restored, images: list[Path], top: int, chunk: int = 1024) -> Iterator[dict]:
@@ -98,7 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.top < 1:
         parser.error(f'--top is {args.top}; at least 1')
     try:
-        images = find_images(args.images)
+        passed: list[Path] = []
+        images = find_images(args.images, passed)
+        if passed:
+            named = ', '.join(printable(one.name) for one in passed[:5])
+            text = f'passed over {len(passed)} that are hidden or no images: {named}'
+            print(text, file=sys.stderr)
         run = restore(args.workdir, args.weights)
         failed = []
         for row in rows(run, images, args.top):
