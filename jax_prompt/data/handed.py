@@ -42,8 +42,8 @@ def handed_split(images: Any, labels: np.ndarray | None = None, name: str = 'giv
       FileNotFoundError: a path that isn't there, or a folder without images.
     """
     if are_paths(images):
-        paths = [images] if isinstance(images, str | Path) else list(images)
-        paths = find_images(paths, []) if labels is None else [Path(one) for one in paths]
+        given = [images] if isinstance(images, str | Path) else list(images)
+        paths = find_images(given, []) if labels is None else list(map(Path, given))
         names = [printable(str(path)) for path in paths]
         return _split(name, labels, names, lambda i: decode_image(read_file(paths[i]), names[i]))
     checked = _check(images)
