@@ -15,7 +15,7 @@ from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.table import TABLE
 from jax_prompt.core.tree import Tree, flatten, merge, unflatten, unstack_layers
 from jax_prompt.methods import METHODS, get_method
-from jax_prompt.runs.build import build_backbone
+from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.restore import Restored
 from jax_prompt.weights.identity import Identity, listed
 from jax_prompt.weights.origin import differences, listed_arch

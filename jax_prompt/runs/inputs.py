@@ -14,7 +14,7 @@ from jax_prompt.data.loader import Stream, load_arrays
 from jax_prompt.data.open import Source, Split, check, open_source
 from jax_prompt.data.source import Unreadable, concatenate
 from jax_prompt.data.twins import shared_images
-from jax_prompt.runs.build import run_mesh
+from jax_prompt.runs.program import run_mesh
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.train.mesh import SharedStream
 from jax_prompt.train.job import Data

@@ -19,7 +19,8 @@ from jax_prompt.data.kept import Kept
 from jax_prompt.data.open import Split
 from jax_prompt.evals.classify import evaluate, forward, require_finite
 from jax_prompt.methods import get_method
-from jax_prompt.runs.build import build_backbone, build_program, init_params
+from jax_prompt.runs.backbone import build_backbone
+from jax_prompt.runs.prepare import initial
 from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jax_prompt.runs.config import RunConfig, resolve
 from jax_prompt.runs.kept import kept_of, open_evaluated
@@ -145,8 +146,8 @@ def restore(workdir: str | Path, weights_file: str | Path = '') -> Restored:
         config = replace(config, num_prompts=result['num_prompts'])
     known = result['weights']
     backbone = build_backbone(config, Identity.from_dict(known) if known else None)
-    program = build_program(config, backbone, len(result['classes']), config.batch_size)
-    trainable, frozen = init_params(config, backbone, program.classifier)
+    num_classes = len(result['classes'])
+    program, trainable, frozen = initial(config, backbone, num_classes, config.batch_size)
     like = {
         'state': program.init(trainable)._asdict(),
         'best': trainable if result['trained_on'] == 'train' else {},

@@ -15,7 +15,7 @@ from jax_prompt.data import preflight
 from jax_prompt.methods import get_method
 from jax_prompt.report import rows
 from jax_prompt.report.collect import from_workdir, hyperparameters_of, options_of
-from jax_prompt.runs.build import build_backbone
+from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.runs.kept import check_kept
 from jax_prompt.runs.run import run, search

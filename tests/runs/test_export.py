@@ -12,7 +12,8 @@ from jax_prompt.backbones.families import family_of
 from jax_prompt.core.tree import flatten, merge
 from jax_prompt.data.kept import Kept
 from jax_prompt.methods import get_method
-from jax_prompt.runs.build import build_backbone, build_program, init_params
+from jax_prompt.runs.backbone import build_backbone
+from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.runs.export import exported
 from jax_prompt.runs.restore import Restored, restore
 from jax_prompt.runs.run import run

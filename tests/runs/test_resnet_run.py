@@ -18,7 +18,8 @@ from jax_prompt.data.transforms import Augment
 from jax_prompt.evals.recorder import record
 from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
-from jax_prompt.runs.build import build_backbone, build_program, init_params
+from jax_prompt.runs.backbone import build_backbone
+from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.train.loop import epoch_order
 from jax_prompt.train.optim import Hyper, Optim, learning_rate
 from jax_prompt.train.mesh import data_mesh, replicate

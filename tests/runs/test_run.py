@@ -13,7 +13,7 @@ import pytest
 from small_data import encode
 
 from jax_prompt.train import loop
-from jax_prompt.runs import run as runs
+from jax_prompt.runs import fitting
 from jax_prompt.train.checkpoint import Checkpoints
 from jax_prompt.train.log import read_metrics
 from jax_prompt.runs.restore import restore
@@ -42,7 +42,7 @@ def test_a_finished_run_does_nothing_and_another_configuration_is_refused(
     make_config, tmp_path, monkeypatch
 ):
     first = run(make_config(method='linear'), tmp_path / 'run', quiet=True)
-    monkeypatch.setattr(runs, 'fit', lambda *_: pytest.fail('trained again'))
+    monkeypatch.setattr(fitting, 'fit', lambda *_: pytest.fail('trained again'))
     assert run(make_config(method='linear'), tmp_path / 'run', quiet=True) == first
     with pytest.raises(ValueError, match=r'epochs: 2 there, 3 asked'):
         run(make_config(method='linear', epochs=3), tmp_path / 'run', quiet=True)

@@ -9,7 +9,8 @@ from jax_prompt.backbones import table
 from jax_prompt.backbones.swin import Swin
 from jax_prompt.core.tree import flatten, unstack_layers
 from jax_prompt.methods import get_method
-from jax_prompt.runs.build import build_backbone, build_program, init_params
+from jax_prompt.runs.backbone import build_backbone
+from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.runs.config import Engine, Model, RunConfig
 from jax_prompt.train.optim import Hyper
 from jax_prompt.train.step import make_step

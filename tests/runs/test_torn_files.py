@@ -140,18 +140,18 @@ def test_torn_prototypes_are_built_again(make_config, tmp_path, monkeypatch, cap
     program = SimpleNamespace(classifier=SimpleNamespace(tuner=tuner, spec=None))
     path = tmp_path / 'prototypes.npz'
 
-    def prompts():
+    def run_again():
         got, report = run_prototypes(make_config(), program, None, None, path)
         np.testing.assert_array_equal(got, made)
         assert report == {'construction': 'mean'}
 
-    prompts()
-    prompts()
+    run_again()
+    run_again()
     assert len(calls) == 1
     whole = path.read_bytes()
     for torn in (b'', whole[:-30], bytes(50)):
         path.write_bytes(torn)
-        prompts()
+        run_again()
         assert path.read_bytes() == whole and 'prototypes.npz is damaged' in caplog.text
         caplog.clear()
     assert len(calls) == 4
