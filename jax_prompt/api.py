@@ -34,7 +34,9 @@ from jax_prompt.data.handed import (
     handed_split,
     label_names,
 )
-from jax_prompt.data.pack_writer import write_pack
+from jax_prompt.data.packed_writer import write_packed
+from jax_prompt.packs.file import write_pack
+from jax_prompt.packs.load import open_tuned
 from jax_prompt.runs.config import RunConfig, resolve, to_config_dict
 from jax_prompt.runs.recipes import own_images
 from jax_prompt.runs.restore import Restored, restore
@@ -62,7 +64,8 @@ def tune(
         [0, 1], a list of arrays [H, W, 3], or a list of paths. Labels are names or whole numbers.
       backbone: `arch` or `arch.tag` (`jax-prompt backbones` lists them).
       method: what trains (`jax-prompt methods` lists them); 'a+b' combines methods.
-      weights: the backbone's file; None: the weights that ship with the package.
+      weights: the backbone's file; 'auto': the published one, from the cache or fetched; None: the
+        weights that ship with the package.
       workdir: the run directory, which is enough to go on, to evaluate and to predict; None: a
         temporary one, removed with the result. Images from memory are written beside it, as
         WORKDIR-HASH.npz.
@@ -99,15 +102,17 @@ def load(path: str | Path, weights: str | Path | None = None) -> 'Tuned':
     """Loads what was tuned.
 
     Args:
-      path: a run directory.
-      weights: the backbone's file, if it moved.
+      path: a run directory, or a pack (`Tuned.save`, `jax-prompt pack`).
+      weights: the backbone's file; None: it is looked for where it lay, in the package and among
+        what was fetched; 'auto': it may be fetched.
 
     Raises:
-      FileNotFoundError: nothing there, or the backbone's file is gone.
+      FileNotFoundError: nothing there, or the backbone's file is not found; says which is needed.
       ValueError: the run is not finished or damaged, or the file is another than the run's.
     """
     place = Path(path).expanduser()
-    return Tuned(restore(place, weights or ''), place)
+    with _errors_of_python():
+        return Tuned(open_tuned(place, weights), place)
 
 
 class Tuned:
@@ -169,6 +174,14 @@ class Tuned:
         codes = class_codes(label_names(labels), self._run.classes)
         return self._run.evaluate_split(handed_split(images, codes))
 
+    def save(self, path: str | Path) -> None:
+        """Writes a pack: one small file with all but the backbone, for `load`.
+
+        Raises:
+          ValueError: the method trains the whole backbone, or another file lies there.
+        """
+        write_pack(self._run, path)
+
 
 def _configure(
     data: str,
@@ -219,7 +232,7 @@ def _data(data: Any, workdir: Path) -> str:
     classes = find_classes(names)
     split = handed_split(images, class_codes(names, classes), 'train')
     paths = [Path(one) for one in images] if are_paths(images) else []
-    return str(write_pack(workdir, split, classes, paths))
+    return str(write_packed(workdir, split, classes, paths))
 
 
 def _pair(data: Any) -> tuple[Any, Any]:

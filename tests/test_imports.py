@@ -18,7 +18,7 @@ TABLES = ['backbones.table', 'backbones.architectures', *CONFIGS]
 BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'methods']
 BELOW_ENGINE = [*BELOW_MODEL, 'model', 'weights', 'data']
 BELOW_RUNS = [*BELOW_ENGINE, 'evals', 'train', 'calibrate', 'search']
-BELOW_DOORS = [*BELOW_RUNS, 'runs', 'suite', 'report', 'door']
+BELOW_DOORS = [*BELOW_RUNS, 'runs', 'suite', 'report', 'packs', 'door']
 ARROWS = {
     '': ['api'],  # jax_prompt/__init__.py, when one of its names is asked for
     'core': [],
@@ -37,6 +37,7 @@ ARROWS = {
     'search': [*BELOW_ENGINE, 'evals', 'train'],
     'runs': BELOW_RUNS,
     'suite': [*BELOW_RUNS, 'runs', 'report'],
+    'packs': [*BELOW_RUNS, 'runs', 'report'],
     'door': ['core'],
     'api': BELOW_DOORS,
     'cli': BELOW_DOORS,
@@ -46,7 +47,7 @@ ARROWS = {
 ALWAYS = {'jax', 'flax', 'optax', 'numpy'}
 INSIDE = {
     *('ml_dtypes', 'safetensors', 'PIL', 'orbax', 'tqdm', 'chex', 'array_record', 'sklearn'),
-    *('tensorflow_datasets', 'ml_collections', 'absl', 'matplotlib'),
+    *('tensorflow_datasets', 'ml_collections', 'absl', 'matplotlib', 'requests'),
 }
 NEVER = {'torch', 'torchvision', 'timm', 'transformers', 'tensorflow', 'tf_keras', 'keras'}
 
@@ -117,7 +118,7 @@ def breaks_outside(item: Import) -> bool:
             return False
         return item.at_head or not item.file.startswith('jax_prompt/data/')
     if top in ('ml_collections', 'absl'):
-        allowed = item.file == 'jax_prompt/runs/config.py' or room_of(item.file) in ('cli', 'api')
+        allowed = item.file == 'jax_prompt/runs/config.py' or room_of(item.file) == 'cli'
         return item.at_head or not allowed
     if top == 'matplotlib':
         return item.at_head or room_of(item.file) != 'report'

@@ -1,7 +1,8 @@
 """The table of backbones: jax-prompt backbones.
 
 A backbone's name is arch.tag; arch alone means its first row. The last column says where its
-weights are: in the package, or where they are published (--config.weights=FILE).
+weights are: here, or where they are published. --config.weights=auto fetches them,
+--config.weights=FILE takes your own copy.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from collections.abc import Sequence
 from jax_prompt.backbones.table import TABLE, Entry
 from jax_prompt.cli.parser import make_parser
 from jax_prompt.cli.table import format_table
+from jax_prompt.weights.cache import cached_file
+from jax_prompt.weights.fetch import web_address
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,4 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def where(entry: Entry) -> str:
     """Says where the weights of a backbone are."""
-    return 'here: in the package' if entry.packaged else entry.url
+    if entry.packaged:
+        return 'here: in the package'
+    fetched = cached_file(entry)
+    licence = f' (licence {entry.licence})' if entry.licence else ''
+    return f'here: {fetched}' if fetched.is_file() else f'{web_address(entry.url)}{licence}'

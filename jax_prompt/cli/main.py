@@ -17,6 +17,7 @@ COMMANDS = {
         'accuracy and loss of a finished run, on its data or on other data',
     ),
     'predict': ('jax_prompt.cli.predict', 'the most probable classes of images'),
+    'pack': ('jax_prompt.cli.pack', 'a tuned task as one small file, to predict with elsewhere'),
     'export': ('jax_prompt.cli.export', "a run's network as weights, read as a plain backbone"),
     'benchmark': (
         'jax_prompt.cli.benchmark',

@@ -1,4 +1,4 @@
-"""Predict: jax-prompt predict --workdir DIR IMAGE_OR_FOLDER ... [--top 5] [--format jsonl].
+"""Predict: jax-prompt predict --workdir DIR_OR_PACK IMAGE_OR_FOLDER ... [--format jsonl].
 
 Images in, the most probable classes out: a table, or a JSON line an image. An image that can't
 be read gets a row that says why, the others go on, and the exit code is 2.
@@ -17,7 +17,8 @@ from jax_prompt.core.printable import printable
 from jax_prompt.data.files import find_images
 from jax_prompt.data.source import Unreadable
 from jax_prompt.door import user_path
-from jax_prompt.runs.restore import Restored, restore
+from jax_prompt.packs.load import open_tuned
+from jax_prompt.runs.restore import Restored
 
 
 def rows(run: Restored, images: list[Path], top: int, chunk: int = 1024) -> Iterator[dict]:
@@ -63,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a row an image."""
     parser = make_parser('predict', __doc__)
     parser.add_argument('images', nargs='+', help='image files and folders of them')
-    parser.add_argument('--workdir', required=True, type=user_path, help='a finished run')
+    parser.add_argument(
+        '--workdir', required=True, type=user_path, help='a finished run, or a pack'
+    )
     parser.add_argument('--weights', default='', help="the backbone's file, if it moved")
     parser.add_argument('--top', type=int, default=5, help='classes shown an image')
     parser.add_argument('--format', choices=('table', 'jsonl'), default='table')
@@ -77,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             named = ', '.join(printable(one.name) for one in passed[:5])
             text = f'passed over {len(passed)} that are hidden or no images: {named}'
             print(text, file=sys.stderr)
-        run = restore(args.workdir, args.weights)
+        run = open_tuned(args.workdir, args.weights)
         failed = []
         for row in rows(run, images, args.top):
             failed += [row['error']] if 'error' in row else []

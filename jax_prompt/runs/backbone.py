@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from jax_prompt.backbones.architectures import Config
-from jax_prompt.backbones.table import find_weights, lookup
+from jax_prompt.backbones.table import lookup
 from jax_prompt.core.tree import Tree
 from jax_prompt.methods import get_method
 from jax_prompt.runs.config import RunConfig
@@ -56,9 +56,8 @@ def build_backbone(config: RunConfig, recorded: Identity | None = None) -> Loade
     mean: tuple[float, ...] = entry.mean
     std: tuple[float, ...] = entry.std
     if method.pretrained:
-        path = find_weights(config.backbone, config.weights or None)
         tree, report = load_weights(
-            path,
+            config.weights or None,
             config.backbone,
             format=config.weights_format or 'auto',
             mean=options.mean or None,  # type: ignore[arg-type]

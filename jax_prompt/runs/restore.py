@@ -30,6 +30,7 @@ from jax_prompt.runs.result import measured_hash
 from jax_prompt.runs.inputs import load_split
 from jax_prompt.train.step import Program, TrainState, make_logits
 from jax_prompt.runs.workdir import RESULT_AGAIN
+from jax_prompt.weights.fetch import AUTO
 from jax_prompt.weights.identity import Identity
 
 _NEEDED = ('classes', 'weights', 'trained_on', 'checkpoint')  # of result.json, to restore a run
@@ -123,7 +124,8 @@ def restore(workdir: str | Path, weights_file: str | Path = '') -> Restored:
 
     Args:
       workdir: the run directory.
-      weights_file: where the backbone's file lies now; '': where it lay when the run was trained.
+      weights_file: where the backbone's file lies now; '': where it lay when the run was trained;
+        'auto': the published file, from the cache or fetched.
 
     Raises:
       FileNotFoundError: no run there, or its weights file is gone.
@@ -174,8 +176,8 @@ def _with_weights(config: RunConfig, weights: str) -> RunConfig:
     if weights:
         if not get_method(config.method).pretrained:
             raise ValueError(f'method {config.method} has no weights file; leave --weights out')
-        config = replace(config, weights=absolute_path(weights))
-    if config.weights and not Path(config.weights).expanduser().is_file():
+        config = replace(config, weights=weights if weights == AUTO else absolute_path(weights))
+    if config.weights not in ('', AUTO) and not Path(config.weights).expanduser().is_file():
         raise FileNotFoundError(
             f'the weights {config.weights} are not there; if they were moved or renamed, give '
             '--weights FILE (it is compared with what the run was trained on)'

@@ -83,7 +83,7 @@ def test_the_head_of_a_markdown_report_is_escaped(tmp_path, monkeypatch):
 def test_predict_prints_no_control_characters(monkeypatch, capsys):
     row = {'image': 'a\x1b.png', 'predictions': [{'class': 'x\x1b[2J\ny', 'probability': 0.5}]}
     monkeypatch.setattr(predict, 'find_images', lambda paths, passed: [])
-    monkeypatch.setattr(predict, 'restore', lambda *_: None)
+    monkeypatch.setattr(predict, 'open_tuned', lambda *_: None)
     monkeypatch.setattr(predict, 'rows', lambda run, images, top: [row])
     monkeypatch.setattr('sys.argv', ['predict.py', '--workdir', 'w', 'a'])
     predict.main()

@@ -13,7 +13,7 @@ from jax_prompt.data.files import read_file
 from jax_prompt.data.source import Split, check
 
 
-def write_pack(
+def write_packed(
     stem: Path, split: Split, classes: Sequence[str], paths: Sequence[Path] = ()
 ) -> Path:
     """Writes labelled images as a pack whose name says its content: STEM-HASH.npz.
