@@ -50,8 +50,11 @@ def card(pack: Pack, name: str = '') -> str:
         '',
         '## Use',
         '',
-        '```bash',
-        'jax-prompt predict --workdir FILE IMAGE_OR_FOLDER      # --weights FILE: the backbone',
+        '```python',
+        'import jax_prompt',
+        '',
+        "tuned = jax_prompt.load('FILE')  # weights='PATH' if its backbone is not found",
+        "probabilities = tuned.predict(['image.jpg'])",
         '```',
         '',
         f'Its backbone is the file {for_markdown(backbone.source)} with SHA-256 '

@@ -17,6 +17,7 @@ SCHEMA = 1  # of the packs that this version writes and reads
 _MOST_CHARACTERS = 2**22  # of the header's text
 _MOST_NAME = 1000  # characters of a text in it
 _MOST_CLASSES = 100_000
+_DEEPEST = 10  # levels of lists and objects
 _LARGEST = 2**53  # whole numbers up to this one are the same in every reader of JSON
 
 
@@ -71,8 +72,6 @@ def from_json(values: Any) -> Header:
             raise ValueError(f'{name} of its result is {printable(repr(value)[:80])}')
     if not _is_digest(values['content']):
         raise ValueError('content of its header is no SHA-256')
-    if not _is_plain(config):
-        raise ValueError('its configuration holds texts or numbers out of bounds')
     try:
         backbone, resolved = Identity.from_dict(result['weights']), resolve(config)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
@@ -87,10 +86,10 @@ def from_json(values: Any) -> Header:
 
 
 def check_schema(values: Any) -> None:
-    """Checks that this version reads packs of a header's schema.
+    """Checks that this version reads packs of a header's schema, and that its values are bounded.
 
     Raises:
-      ValueError: another schema; says what to do.
+      ValueError: another schema (says what to do), or texts, numbers or depths out of bounds.
     """
     if not isinstance(values, dict):
         raise ValueError('its header is no object')
@@ -100,6 +99,8 @@ def check_schema(values: Any) -> None:
             f'its schema is {printable(str(schema)[:40])}; this version of jax_prompt reads schema '
             f'{SCHEMA}. Install the version that wrote it, or write it again from its run'
         )
+    if not _is_plain(values):
+        raise ValueError('its header holds texts, numbers or depths out of bounds')
 
 
 def parse_header(text: str) -> Any:
@@ -178,11 +179,19 @@ def _are_texts(value: Any) -> bool:
 def _is_plain(value: Any, depth: int = 0) -> bool:
     """Whether JSON values are within bounds: texts, numbers, and how deep they lie."""
     if isinstance(value, dict):
-        inside = all(_is_text(name) and _is_plain(one, depth + 1) for name, one in value.items())
-        return depth < 8 and inside
+        inside = (_is_text(name) and _is_plain(one, depth + 1) for name, one in value.items())
+        return depth < _DEEPEST and all(inside)
     if isinstance(value, list):
-        return depth < 8 and all(_is_plain(one, depth + 1) for one in value)
+        return depth < _DEEPEST and all(_is_plain(one, depth + 1) for one in value)
     return value is None or isinstance(value, bool) or _is_text(value) or _is_number(value)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _are_lines(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
 
 
 def _maybe(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -195,7 +204,7 @@ _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     'backbone': _is_text,
     'seed': _is_count,
     'classes': _are_classes,
-    'weights': _is_plain,
+    'weights': _is_object,
     'mean': _is_colour,
     'std': _is_std,
     'data': _is_text,
@@ -217,7 +226,7 @@ _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     'num_prompts': _is_count,
     'seconds_total': _is_number,
     'versions': _are_texts,
-    'machine': _is_plain,
-    'weights_notes': _is_plain,
+    'machine': _is_object,
+    'weights_notes': _are_lines,
 }
 _OPTIONAL = ('num_prompts', 'machine', 'weights_notes', 'seconds_total')

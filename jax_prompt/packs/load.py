@@ -108,8 +108,11 @@ def find_backbone(
       FileNotFoundError: it is not found; says which file is needed and where it is published.
       ValueError: the file that is given is another one.
     """
+    auto = str(given) == AUTO
+    if auto and identity.label not in TABLE:
+        raise ValueError(f'{name} needs {_needed(identity)}, which is not published; give its file')
     if given:
-        path = weights_file(identity.label, given) if given == AUTO else Path(given).expanduser()
+        path = weights_file(identity.label, AUTO) if auto else Path(given).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f'no weights at {given}; {name} needs {_needed(identity)}')
         return path
