@@ -162,8 +162,8 @@ class Tuned:
           split: which split, where the data has splits: 'train', 'val' or 'test'.
 
         Returns:
-          'accuracy', 'loss', 'num' and 'split'; 'data_changed' and 'seen_in_training' where the
-          run's own data was changed or trained on.
+          'accuracy', 'loss', 'num', 'split'. Where it applies, 'data' (other data than the run's),
+          'data_changed' (since the run was trained) and 'seen_in_training'.
 
         Raises:
           ValueError: no such split, or a class that is not known.
