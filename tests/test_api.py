@@ -22,7 +22,7 @@ from jax_prompt.runs.restore import restore
 
 # configs/tune.py with little to do.
 FEW = {'method': 'linear', 'lr': 1e-2, 'epochs': 2, 'batch_size': 8, 'seed': 3}
-FEW |= {'engine': {'num_devices': 1}}
+FEW |= {'engine': {'num_devices': 1}, 'optim': {'clip_norm': 5.0}}
 IMAGES = [picture(i, 20 + i, 24) for i in range(12)]
 NUMBERS = np.array([2, 10] * 6)
 
@@ -51,7 +51,12 @@ def numbered(tmp_path_factory):
 def test_it_trains_as_the_command_does(tuned, folder, tmp_path):
     words = ['--config', 'tune:method=linear', f'--config.data={folder}', '--config.search=False']
     words += ['--config.lr=1e-2', '--config.epochs=2', '--config.batch_size=8', '--config.seed=3']
-    words += ['--config.engine.num_devices=1', '--workdir', str(tmp_path / 'run')]
+    words += [
+        '--config.engine.num_devices=1',
+        '--config.optim.clip_norm=5',
+        '--workdir',
+        str(tmp_path / 'run'),
+    ]
     run_command(['train', *words, '--compilation_cache='])
     loaded = jax_prompt.load(tmp_path / 'run')
     assert loaded.result['trained_sha256'] == tuned.result['trained_sha256']

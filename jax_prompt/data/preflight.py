@@ -1,5 +1,6 @@
 """What of a task's data is there, and what to do about what is not."""
 
+import importlib.util
 import json
 import tempfile
 from dataclasses import dataclass
@@ -52,6 +53,9 @@ def find_state(name: str, data_dir: str | None) -> State:
     task = find_task(name)
     base = _base(task)
     root = data_root(data_dir)
+    if base.name == 'digits' and not _can_open_digits(root):
+        todo = ("pip install 'jax-prompt[quickstart]'",)
+        return State(name, MISSING, 'made from scikit-learn, which is not installed', todo)
     if base in TASKS:
         return State(name, READY, 'generated or packaged; prepared on first use')
     kind, _, rest = base.data.partition(':')
@@ -97,6 +101,15 @@ def prepare(name: str, data_dir: str | None) -> Path:
         reason = ' '.join(str(error).split())[:300]
         raise ValueError(f'{name} was not downloaded: {reason}; start again to go on') from error
     return Path(builder.data_dir)
+
+
+def _can_open_digits(root: Path) -> bool:
+    """Whether the digits are prepared, or scikit-learn is there to make them from."""
+    return any(root.glob(f'jax_prompt_digits/*/{_INFO}')) or _can_import('sklearn')
+
+
+def _can_import(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def _base(task: Task) -> Task:

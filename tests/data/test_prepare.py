@@ -289,3 +289,14 @@ def test_preparing_says_what_is_missing(tfds, tmp_path, monkeypatch):
         preflight.prepare('vtab/resisc45', str(tmp_path))
     assert preflight.prepare('fewshot8/cars', str(tmp_path)) == tmp_path / 'dtd'
     assert built == [(n, 'array_record') for n in ('dtd', 'resisc45', 'cars196')]
+
+
+def test_digits_need_scikit_learn_until_they_are_prepared(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, '_can_import', lambda name: False)
+    state = preflight.find_state('digits', str(tmp_path))
+    assert state.state == 'missing' and state.todo == ("pip install 'jax-prompt[quickstart]'",)
+    assert preflight.find_state('shapes', str(tmp_path)).state == 'ready'
+    folder = tmp_path / 'jax_prompt_digits' / '1.0.0'
+    folder.mkdir(parents=True)
+    (folder / 'dataset_info.json').write_text('{}')
+    assert preflight.find_state('digits', str(tmp_path)).state == 'ready'
