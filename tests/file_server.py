@@ -60,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
         data, tag = server.data, server.tag
         wanted = self.headers.get('Range', '')
         start = int(wanted.removeprefix('bytes=').rstrip('-') or 0)
-        if start and self.headers.get('If-Range') != tag:
+        if start and self.headers.get('If-Range', tag) != tag:
             start = 0
         headers = {**kind, 'ETag': tag, 'Content-Length': str(len(data) - start)}
         if start:
