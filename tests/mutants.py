@@ -23,7 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from defects import MUTANTS, Mutant
+from defect import Mutant
+from defects import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[1]
 
