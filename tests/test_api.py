@@ -82,6 +82,8 @@ def test_floats_are_rounded_to_the_pixels_of_a_file(tuned):
     wanted = tuned.predict_proba(images)
     np.testing.assert_array_equal(tuned.predict_proba(images / 255), wanted)
     np.testing.assert_array_equal(tuned.predict_proba((images / 255).astype(np.float32)), wanted)
+    between = handed_split(np.full((1, 2, 2, 3), 99.6 / 255)).read(0)
+    assert between.dtype == np.uint8 and (between == 100).all()
 
 
 def test_whole_numbers_stay_numbers(numbered):
