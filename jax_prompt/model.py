@@ -1,6 +1,7 @@
 """Classifier = backbone + tuner + head, with parameters {'backbone', 'tuner', 'head'}."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.families import family_of
 from jax_prompt.core.backbone import Backbone
-from jax_prompt.core.method import Method
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec, Cut
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
+from jax_prompt.method import Method
 from jax_prompt.methods import check_fits
 
 
@@ -35,6 +37,11 @@ class Classifier:
     num_classes: int
     head_std: float = 0.02
 
+    @cached_property
+    def facts(self) -> Facts:
+        """What the tuner states of itself on this backbone."""
+        return self.tuner.facts(self.spec)
+
     @property
     def mixes_examples(self) -> bool:
         """Whether in training an image's result depends on the others of its batch.
@@ -43,7 +50,7 @@ class Classifier:
         other images.
         """
         by_batch = getattr(self.backbone.config, 'batch_statistics', False)
-        return by_batch or self.tuner.mixes_images
+        return by_batch or self.facts.mixes_images
 
     def init(self, key: jax.Array) -> Tree:
         """Returns random parameters {'backbone', 'tuner', 'head'}, float32."""
@@ -55,7 +62,7 @@ class Classifier:
     def init_added(self, key: jax.Array) -> Tree:
         """Returns random parameters of what is added: {'tuner', 'head'}, float32."""
         tuner_key, head_key = jax.random.split(key)
-        shape = (self.tuner.feature_dim(self.spec), self.num_classes)
+        shape = (self.facts.feature_dim, self.num_classes)
         kernel = self.head_std * jax.random.truncated_normal(head_key, -2.0, 2.0, shape)
         head = {'kernel': kernel, 'bias': jnp.zeros((self.num_classes,))}
         return {'tuner': self.tuner.init(tuner_key, self.spec), 'head': head}
@@ -90,9 +97,9 @@ class Classifier:
         features: Any = x
         if start == FEATURES:
             raw = x
-        elif raw is None and self.tuner.needs_raw():
+        elif raw is None and self.facts.needs_raw:
             raw = self.raw_features(params['backbone'], x, start)
-        if self.tuner.bare() and raw is not None:
+        if self.facts.bare and raw is not None:
             features = raw
         elif start != FEATURES:
             features = self.backbone.apply(
@@ -145,9 +152,6 @@ def build_classifier(
         config = replace(config, batch_statistics=True)  # type: ignore[arg-type]
     spec, tuner = config.spec(), method.make_tuner(**options)
     check_fits(method, tuner, spec)
-    asked, cut = tuner.prompt_layers(spec), method.cut(tuner, spec)
-    ends = [asked[0], asked.stop] if len(asked) > 1 else [asked[0]] if len(asked) else []
-    wanted = {*ends, *tuner.seams(spec), cut.block}
-    seams = sorted(s for s in wanted if 0 < s < spec.num_layers)
-    backbone = family_of(config).make(config, tuple(seams))
+    seams = tuple(seam for seam in tuner.facts(spec).seams if 0 < seam < spec.num_layers)
+    backbone = family_of(config).make(config, seams)
     return Classifier(backbone, spec, tuner, num_classes, head_std)

@@ -1,7 +1,25 @@
 """The deliberate defects that `tests/mutants.py` makes, one place of the package each."""
 
-from defect import Mutant
-from defects_of_doors import DOORS
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """A defect.
+
+    Attributes:
+      name: what it is called here.
+      file: the file, in `jax_prompt/`.
+      right: the text as it is, once in the file.
+      wrong: the text that replaces it.
+      tests: files or folders of tests, in `tests/`, of which one has to fail.
+    """
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    tests: tuple[str, ...]
+
 
 MUTANTS = (
     # core
@@ -273,5 +291,4 @@ MUTANTS = (
         'if other is None or _rank(row) < _rank(other):',
         ('report/test_rows.py',),
     ),
-    *DOORS,
 )

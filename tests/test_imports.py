@@ -13,9 +13,9 @@ PACKAGE = ROOT / 'jax_prompt'
 
 # What each room may import from the package, besides itself. A room is a folder of the package or
 # a module at its top; 'backbones.table' names one module of a room.
-CONFIGS = ['backbones.vit_config', 'backbones.swin_config', 'backbones.resnet_config']
+CONFIGS = [f'backbones.{name}_config' for name in ('vit', 'swin', 'resnet', 'convnext')]
 TABLES = ['backbones.table', 'backbones.architectures', *CONFIGS]
-BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'methods']
+BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'method', 'methods']
 BELOW_ENGINE = [*BELOW_MODEL, 'model', 'weights', 'data']
 BELOW_RUNS = [*BELOW_ENGINE, 'evals', 'train', 'calibrate', 'search']
 BELOW_DOORS = [*BELOW_RUNS, 'runs', 'suite', 'report', 'packs', 'door']
@@ -26,9 +26,10 @@ ARROWS = {
     'deq': ['core'],
     'backbones': ['core', 'nn', 'deq'],
     'tuners': ['core', 'nn', 'deq'],
-    'methods': ['core', 'nn', 'deq', 'backbones', 'tuners'],
+    'method': ['core'],
+    'methods': ['core', 'nn', 'deq', 'backbones', 'tuners', 'method'],
     'model': BELOW_MODEL,
-    'weights': ['core', *TABLES],
+    'weights': ['core', *TABLES, 'backbones.families'],
     'data': ['core', *TABLES],
     'report': BELOW_ENGINE,
     'evals': BELOW_ENGINE,

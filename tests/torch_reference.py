@@ -96,6 +96,24 @@ def torchvision_resnet():
 
 
 @cache
+def timm_convnext():
+    """Returns the module `timm.models.convnext`."""
+    timm_vit()
+    from timm.models import convnext
+
+    return convnext
+
+
+@cache
+def torchvision_convnext():
+    """Returns the module `torchvision.models.convnext`."""
+    timm_vit()
+    from torchvision.models import convnext
+
+    return convnext
+
+
+@cache
 def transformers():
     """Returns the package `transformers`."""
     timm_vit()

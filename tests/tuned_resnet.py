@@ -37,7 +37,7 @@ def weights_of(config=CONFIG):
 
 def stacked(config=CONFIG, seams=()):
     """Returns `weights_of` as `ResNet(config, seams)` takes them."""
-    return stack_layers(weights_of(config), (*config.run_starts, *seams))
+    return stack_layers(weights_of(config), (*config.seams, *seams))
 
 
 def tuned(name, config=CONFIG, **options):

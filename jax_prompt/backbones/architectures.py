@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jax_prompt.backbones.convnext_config import ConvNeXtConfig
 from jax_prompt.backbones.resnet_config import ResNetConfig
 from jax_prompt.backbones.swin_config import SwinConfig
 from jax_prompt.backbones.vit_config import ViTConfig
 
-Config = ViTConfig | SwinConfig | ResNetConfig
+Config = ViTConfig | SwinConfig | ResNetConfig | ConvNeXtConfig
 
 
 def _vit(width: int, depth: int, heads: int, patch: int, size: int, **more: Any) -> ViTConfig:
@@ -53,4 +54,7 @@ ARCHITECTURES: Mapping[str, Config] = {
     'resnet50': ResNetConfig('bottleneck', (3, 4, 6, 3), 224),
     'resnet101': ResNetConfig('bottleneck', (3, 4, 23, 3), 224),
     'resnet152': ResNetConfig('bottleneck', (3, 8, 36, 3), 224),
+    'convnext_t_224': ConvNeXtConfig(96, (3, 3, 9, 3), 224),
+    'convnext_s_224': ConvNeXtConfig(96, (3, 3, 27, 3), 224),
+    'convnext_b_224': ConvNeXtConfig(128, (3, 3, 27, 3), 224),
 }

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from jax_prompt.backbones import resnet, swin, vit
+from jax_prompt.backbones import convnext, resnet, stack, swin, vit
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.core.backbone import Backbone
-from jax_prompt.core.tree import Tree
+from jax_prompt.core.tree import Tree, flatten, segment_span
 
 
 @dataclass(frozen=True)
@@ -20,22 +22,40 @@ class Family:
       make: makes the module from a configuration and the seams between its stacked layers.
       adapt: turns a checkpoint's per-layer tree into the running form: (tree, configuration, seams,
         what puts its leaves in place) -> tree.
-      run_block: runs one frozen block: (config, stacked blocks of its stage, tokens, its index
-        among them, index of the first of them) -> tokens; None where there are no tokens.
     """
 
     make: Callable[[Any, tuple[int, ...]], Backbone]
-    adapt: Callable[..., Tree]
-    run_block: Callable[..., jax.Array] | None = None
+    adapt: Callable[..., Tree] = stack.adapt
 
 
 FAMILIES: Mapping[str, Family] = {
-    'vit': Family(vit.ViT, vit.adapt, vit.run_block),
-    'swin': Family(swin.Swin, swin.adapt, swin.run_block),
-    'resnet': Family(resnet.ResNet, resnet.adapt),
+    'vit': Family(vit.ViT, vit.adapt),
+    'swin': Family(swin.Swin, swin.adapt),
+    'resnet': Family(resnet.ResNet),
+    'convnext': Family(convnext.ConvNeXt),
 }
 
 
 def family_of(config: Config) -> Family:
     """Returns the family that runs a configuration."""
     return FAMILIES[config.family]
+
+
+@cache
+def leaf_shapes(config: Config) -> Mapping[str, tuple[int, ...]]:
+    """Returns {path: shape} of a network's leaves, each layer's apart (`block_00/...`).
+
+    The network's own init says it, traced without computing anything. Do not change the result.
+    """
+    network, size = family_of(config).make(config, ()), config.image_size
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    tree = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), images)['params']
+    shapes = {}
+    for path, leaf in flatten(tree).items():
+        group, _, rest = path.partition('/')
+        span = segment_span(group)
+        if span is None:
+            shapes[path] = leaf.shape
+        else:
+            shapes |= {f'block_{i:02d}/{rest}': leaf.shape[1:] for i in range(*span)}
+    return shapes

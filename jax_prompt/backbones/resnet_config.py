@@ -80,8 +80,8 @@ class ResNetConfig:
         return tuple(sum(self.depths[:i]) for i in range(len(self.depths)))
 
     @property
-    def run_starts(self) -> tuple[int, ...]:
-        """Index of the first block of each run of like blocks (`spec().stages`)."""
+    def seams(self) -> tuple[int, ...]:
+        """Layers at which blocks are parted in any case: the first of each run of like blocks."""
         split = (
             (first, first + 1) if self.downsamples(first) and depth > 1 else (first,)
             for first, depth in zip(self.starts, self.depths, strict=True)
@@ -141,7 +141,7 @@ class ResNetConfig:
         There is no norm after the last layer, and there are no tokens: no site 'norm', and no place
         for prompts (`num_heads` is 0).
         """
-        edges = (*self.run_starts, self.depth)
+        edges = (*self.seams, self.depth)
         stages = tuple(self._run(first, last) for first, last in itertools.pairwise(edges))
         kernel, stride = self.stem_kernel, self.stem_stride
         return BackboneSpec(
@@ -159,6 +159,7 @@ class ResNetConfig:
                 'stem_norm': Site(self.width, self.width, 'stem_norm'),
             },
             stages=stages,
+            projection='conv2',  # 3x3, or the second 3x3 of a basic block
         )
 
     def _run(self, first: int, last: int) -> Stage:

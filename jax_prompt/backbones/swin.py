@@ -9,9 +9,8 @@ Prompts stand before the patches, [B, P + N, D]. They enter every window of thei
 position and mask; what becomes of them is averaged over the windows; where patches are merged, a
 prompt is joined with itself four times (Jia et al., arXiv:2203.12119, and its released code).
 
-The blocks of a stage are stacked and scanned (`backbones.stack`). Plain and shifted windows are the
-same block with other tables of indices (`nn.windows`), so that one scan takes both and a segment
-may end between them.
+Plain and shifted windows are the same block with other tables of indices (`nn.windows`), so that
+one scan takes both and a segment may end between them.
 """
 
 from functools import partial
@@ -22,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.backbones.stack import Stack, check_cuts, check_images
+from jax_prompt.backbones import stack
+from jax_prompt.backbones.stack import Blocks, Stacked
 from jax_prompt.backbones.swin_config import SwinConfig, merge_name
-from jax_prompt.core.spec import FEATURES, IMAGE, Cut
-from jax_prompt.core.tree import Put, Tree, keep, segment_name, segments, stack_layers
+from jax_prompt.core.facts import Facts
+from jax_prompt.core.tree import Put, Tree, keep
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.transformer import Mlp, PatchEmbed, pre_norm_block
 from jax_prompt.nn.windows import (
@@ -48,10 +48,8 @@ class Block(nn.Module):
     stage: int
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, tuner: Tuner, place: Place, drop_rate: Any, windows: Windows
-    ) -> jax.Array:
-        cfg, i = self.config, self.stage
+    def __call__(self, x: jax.Array, tuner: Tuner, place: Place, drop_rate: Any) -> jax.Array:
+        cfg, i, windows = self.config, self.stage, _windows(self.config, self.stage, place.layer)
         attention = WindowAttention(
             cfg.num_heads[i], cfg.window_of(i), cfg.qkv_bias, cfg.dtype, name='attn'
         )
@@ -99,79 +97,15 @@ class Merge(nn.Module):
         return tuner.after(place, site, y, reduction(y)).astype(x.dtype)
 
 
-class Swin(nn.Module):
-    """The backbone: images to pooled features, or any stretch of that way.
-
-    Attributes:
-      config: its configuration.
-      seams: layers at which the stacked blocks are cut into segments, besides the stages' ends.
-    """
+class Swin(Stacked):
+    """The backbone, see `Stacked`."""
 
     config: SwinConfig
-    seams: tuple[int, ...] = ()
 
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        tuner: Tuner | None = None,
-        tuner_params: Tree | None = None,
-        *,
-        key: jax.Array | None = None,
-        train: bool = False,
-        start: Cut = IMAGE,
-        stop: Cut = FEATURES,
-        bare_patches: bool = False,
-    ) -> Any:
-        """Runs the network from `start` to `stop`.
-
-        Args:
-          x: normalised images [B, H, W, 3] float32 if `start` is the image, else the tokens
-            [B, N, D] that enter block `start`.
-          tuner: answers the hooks; None adds nothing.
-          tuner_params: the tuner's parameters, {'shared': ..., 'layers': {'stage_00': ...}}, and
-            its probes as {'probe': ...} where it has any.
-          key: random key for dropout and drop path; None: nothing is random.
-          train: whether this is a training step.
-          start: where x stands. A block must be a seam, a stage's first, or 0.
-          stop: FEATURES for pooled features, or the block whose input is wanted, likewise.
-          bare_patches: return the patch embeddings [B, N, D], which have no positions here.
-
-        Returns:
-          Features [B, D] float32, or tokens [B, P + N, D], P = 0 before a block with prompts of its
-          own.
-
-        Raises:
-          ValueError: images of another size, or a start or stop that is no seam.
-        """
-        tuner, params, cfg = tuner or Tuner(), tuner_params or {}, self.config
-        seams = (*cfg.starts, *self.seams)
-        check_cuts('Swin', cfg.depth, seams, start, stop)
-        place = Place.outside(params, x if start.at_image else None, key, train)
-        if start.at_image:
-            x = self._embed(tuner.image(place, x), tuner, place)
-        if bare_patches:
-            return x
-        rates, spec = jnp.linspace(0.0, cfg.drop_path_rate, cfg.depth), cfg.spec()
-        stack = Stack(spec, seams, rates, cfg.remat, cfg.scan)
-        for first, last in segments(cfg.depth, seams):
-            stage = spec.stage_index(first)
-            if first in cfg.starts[1:] and max(start.block, 0) < first <= stop.block:
-                x = Merge(cfg, stage - 1, name=merge_name(first))(x, tuner, place)
-            inside = first >= max(start.block, 0) and last <= stop.block
-            if not (inside or self.is_initializing()):
-                continue  # a prefix needs no parameters beyond its stop
-            make = partial(_init_blocks, cfg, stage, last - first)
-            blocks = self.param(segment_name(first, last), make)
-            if inside:
-                apply = partial(_apply_block, cfg, stage, tuner)
-                x = stack.run(apply, blocks, x, tuner, params, place, (first, last))
-        return self._pool(x, tuner, place) if stop.block >= cfg.depth else x
-
-    def _embed(self, images: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
-        """Images [B, H, W, 3] to tokens [B, N, D]."""
+    def embed(self, images: jax.Array, tuner: Tuner, place: Place, bare_patches: bool) -> jax.Array:
+        """Maps images [B, H, W, 3] to tokens [B, N, D], which have no positions here."""
+        del bare_patches
         cfg = self.config
-        check_images('Swin', images, cfg.image_size)
         more = -cfg.image_size % cfg.patch_size
         images = jnp.pad(images, ((0, 0), (0, more), (0, more), (0, 0)))
         x = PatchEmbed(cfg.patch_size, cfg.width, cfg.dtype, name='patch_embed')(images)
@@ -179,8 +113,22 @@ class Swin(nn.Module):
         norm = nn.LayerNorm(epsilon=cfg.norm_epsilon, dtype=jnp.float32, name='patch_norm')
         return tuner.after(place, 'patch_norm', x, norm(x))
 
-    def _pool(self, x: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
-        """Tokens [B, P + N, D] to features [B, D] float32."""
+    def blocks(self, span: tuple[int, int], facts: Facts) -> Blocks:
+        """Returns the blocks of a segment, of one stage."""
+        del facts
+        cfg, stage = self.config, self.config.spec().stage_index(span[0])
+        entering = (1, cfg.grid_of(stage) ** 2, cfg.width_of(stage))
+        return Blocks(Block(cfg, stage, parent=None), entering)
+
+    def between(self, layer: int, x: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
+        """Merges patches before the first block of a stage."""
+        if layer not in self.config.starts:
+            return x
+        stage = self.config.starts.index(layer) - 1
+        return Merge(self.config, stage, name=merge_name(layer))(x, tuner, place)
+
+    def pool(self, x: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
+        """Maps tokens [B, P + N, D] to features [B, D] float32."""
         cfg = self.config
         norm = nn.LayerNorm(epsilon=cfg.norm_epsilon, dtype=jnp.float32, name='norm')
         normed = norm(x)
@@ -188,7 +136,8 @@ class Swin(nn.Module):
         num_patches = cfg.grid_of(len(cfg.depths) - 1) ** 2
         first = 0 if cfg.pool == 'mean_prompts' else x.shape[1] - num_patches
         features = jnp.mean(kept[:, first:], axis=1)
-        return tuner.pool(place, normed, features) if tuner.needs_tokens() else features
+        asked = tuner.facts(cfg.spec()).needs_tokens
+        return tuner.pool(place, normed, features) if asked else features
 
 
 def _windows(config: SwinConfig, stage: int, layer: Any) -> Windows:
@@ -198,38 +147,10 @@ def _windows(config: SwinConfig, stage: int, layer: Any) -> Windows:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[odd], both)
 
 
-def _init_blocks(config: SwinConfig, stage: int, count: int, key: jax.Array) -> Tree:
-    block, area = Block(config, stage, parent=None), config.grid_of(stage) ** 2
-    dummy, windows = jnp.zeros((1, area, config.width_of(stage))), _windows(config, stage, 0)
-    make = lambda k: block.init(k, dummy, Tuner(), Place(), 0.0, windows)['params']  # noqa: E731
-    return jax.vmap(make)(jax.random.split(key, count))
-
-
-def _apply_block(
-    config: SwinConfig,
-    stage: int,
-    tuner: Tuner,
-    weights: Tree,
-    x: jax.Array,
-    place: Place,
-    rate: Any,
-) -> jax.Array:
-    block, windows = Block(config, stage, parent=None), _windows(config, stage, place.layer)
-    out: Any = block.apply({'params': weights}, x, tuner, place, rate, windows)
-    return out
-
-
 def adapt(tree: Tree, config: SwinConfig, seams: tuple[int, ...] = (), put: Put = keep) -> Tree:
-    """Turns a checkpoint's per-layer tree into the running form of `config`.
+    """Resizes the tables of position biases (bicubic) to the windows of `config`, stacks blocks.
 
-    Args:
-      tree: `block_00/...` form (`weights.load`), position biases of the checkpoint's own windows.
-      config: the Swin to run; its window and image size set the windows.
-      seams: as in `Swin`.
-      put: as in `core.tree.stack_layers`.
-
-    Returns:
-      The tree that `Swin(config, seams)` takes, position biases resized (bicubic).
+    Arguments and result as of `stack.adapt`.
     """
     out, spec = dict(tree), config.spec()
     for layer in range(config.depth):
@@ -238,24 +159,4 @@ def adapt(tree: Tree, config: SwinConfig, seams: tuple[int, ...] = (), put: Put 
         table = resize_relative_bias(np.asarray(block['attn']['relative_bias']), window)
         attention = {**block['attn'], 'relative_bias': table}
         out[f'block_{layer:02d}'] = {**block, 'attn': attention}
-    return stack_layers(out, (*config.starts, *seams), put)
-
-
-def run_block(
-    config: SwinConfig, blocks: Tree, x: jax.Array, layer: jax.Array, first: int = 0
-) -> jax.Array:
-    """Runs one frozen block, without a tuner, on all its tokens.
-
-    Args:
-      config: the Swin.
-      blocks: the stacked blocks of one stage, leaves [L, ...].
-      x: tokens entering the block, [B, N, D].
-      layer: index of the block in its stage; may be traced.
-      first: index of the stage's first block in the network.
-
-    Returns:
-      The tokens leaving it, [B, N, D], before any merging.
-    """
-    weights = jax.tree.map(lambda leaf: leaf[layer], blocks)
-    stage, place = config.spec().stage_index(first), Place(layer=first + layer)
-    return _apply_block(config, stage, Tuner(), weights, x, place, 0.0)
+    return stack.adapt(out, config, seams, put)

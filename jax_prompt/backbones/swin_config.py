@@ -90,6 +90,11 @@ class SwinConfig:
         """Index of the first block of each stage."""
         return tuple(sum(self.depths[:i]) for i in range(len(self.depths)))
 
+    @property
+    def seams(self) -> tuple[int, ...]:
+        """Layers at which blocks are parted in any case: those that begin a stage."""
+        return self.starts
+
     def width_of(self, stage: int) -> int:
         """Returns D of a stage."""
         return self.width * 2**stage
@@ -130,6 +135,7 @@ class SwinConfig:
             sites=stages[0].sites,
             outer=outer,
             stages=stages,
+            windowed=True,
         )
 
     @property

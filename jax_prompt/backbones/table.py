@@ -14,12 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_prompt.backbones.architectures import ARCHITECTURES, Config
-
-Colour = tuple[float, float, float]
-
-HALF: Colour = (0.5, 0.5, 0.5)
-IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
-IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
+from jax_prompt.core.colour import HALF, IMAGENET_MEAN, IMAGENET_STD, Colour
 
 _GOOGLE = 'https://storage.googleapis.com/vit_models'
 _FAIR = 'https://dl.fbaipublicfiles.com'
@@ -226,6 +221,27 @@ for _tag, _path in (
 ):
     _note = 'self-supervised on ImageNet-1k'
     _add('resnet50', _tag, 'torchvision', f'{_FAIR}/{_path}', True, _note)
+
+# ConvNeXt, arXiv:2201.03545: the authors' files; the same weights at Hugging Face and by timm;
+# torchvision's own.
+for _arch, _word, _hash in (
+    ('convnext_t_224', 'tiny', '983f1562'),
+    ('convnext_s_224', 'small', '0c510722'),
+    ('convnext_b_224', 'base', '6075fbad'),
+):
+    _base = f'{_FAIR}/convnext/convnext_{_word}'
+    _note = 'ImageNet-22k, then ImageNet-1k'
+    _add(_arch, 'fb_in22k', 'facebook', f'{_base}_22k_224.pth', True, 'ImageNet-22k (VPT: B)')
+    _add(_arch, 'fb_in22k_ft_in1k', 'facebook', f'{_base}_22k_1k_224.pth', True, _note)
+    _add(_arch, 'fb_in1k', 'facebook', f'{_base}_1k_224_ema.pth', True, 'ImageNet-1k')
+    _url = f'{_HUB}/timm/convnext_{_word}.fb_in22k/resolve/main/model.safetensors'
+    _add(_arch, 'timm_in22k', 'timm', _url, True, 'fb_in22k by timm')
+    _url = f'{_HUB}/facebook/convnext-{_word}-224/resolve/main/pytorch_model.bin'
+    _add(_arch, 'hf_in1k', 'hf', _url, True, 'fb_in1k at Hugging Face', pool_epsilon=1e-12)
+    _url = f'{_PYTORCH}/convnext_{_word}-{_hash}.pth'
+    _add(
+        _arch, 'torchvision_in1k', 'torchvision', _url, True, "ImageNet-1k, torchvision's training"
+    )
 
 TABLE: Mapping[str, Entry] = _TABLE
 

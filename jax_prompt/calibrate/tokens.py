@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.backbones.families import family_of
+from jax_prompt.backbones.stack import run_block
 from jax_prompt.core.spec import BackboneSpec, Cut
 from jax_prompt.core.tree import Tree, segment_name, segment_span
 from jax_prompt.train.step import Program
@@ -29,9 +29,9 @@ class BackboneTokens:
     stage: str = ''
 
     def __post_init__(self):
-        config = self.program.classifier.backbone.config
-        if family_of(config).run_block is None:
-            raise ValueError(f'a {config.family} has no tokens to make prototypes of; take a ViT')
+        spec = self.program.classifier.spec
+        if not spec.has_tokens:
+            raise ValueError(f'a {spec.family} has no tokens to make prototypes of; take a ViT')
 
     def stages(self) -> dict[str, 'BackboneTokens']:
         """Returns the source of each stage by name, {} where all blocks are alike."""
@@ -104,10 +104,7 @@ def _embed(program: Program, params: Tree, images: jax.Array, cut: Cut) -> jax.A
 def _advance(
     program: Program, blocks: Tree, tokens: jax.Array, layer: jax.Array, first: int
 ) -> jax.Array:
-    config = program.classifier.backbone.config
-    run_block = family_of(config).run_block
-    assert run_block is not None  # no source without one
-    return run_block(config, blocks, tokens, layer, first)
+    return run_block(program.classifier.backbone, blocks, tokens, layer, first)
 
 
 @partial(jax.jit, static_argnames='program')

@@ -55,7 +55,7 @@ def dropout(key: jax.Array | None, x: jax.Array, rate: float) -> jax.Array:
 
 
 def patches(images: jax.Array, size: int) -> jax.Array:
-    """Cuts images [B, H, W, 3] into patches [B, N, size * size * 3], row by row.
+    """Cuts images [B, H, W, C] into patches [B, N, size * size * C], row by row.
 
     A strided convolution of the same size is this cut followed by a product, which runs faster on
     CPU and leaves its gradient a plain product.

@@ -72,11 +72,17 @@ class Mlp(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Scales each channel of a residual branch. Touvron et al., CaiT, arXiv:2103.17239."""
+    """Scales each channel of a residual branch. Touvron et al., CaiT, arXiv:2103.17239.
+
+    Attributes:
+      start: initial value.
+    """
+
+    start: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param('scale', nn.initializers.constant(1e-5), (x.shape[-1],))
+        scale = self.param('scale', nn.initializers.constant(self.start), (x.shape[-1],))
         return x * scale.astype(x.dtype)
 
 
@@ -136,7 +142,7 @@ def pre_norm_block(
 
 
 class PatchEmbed(nn.Module):
-    """The patch embedding as a product, its kernel in the convolution's shape [p, p, 3, D].
+    """The patch embedding as a product, its kernel in the convolution's shape [p, p, C, D].
 
     Attributes:
       patch_size: p, side of a patch in pixels.
@@ -150,10 +156,10 @@ class PatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Maps images [B, H, W, 3] to patch embeddings [B, N, D]."""
-        shape = (self.patch_size, self.patch_size, 3, self.width)
+        """Maps images [B, H, W, C] to patch embeddings [B, N, D]."""
+        shape = (self.patch_size, self.patch_size, images.shape[-1], self.width)
         init = nn.initializers.lecun_normal(in_axis=(0, 1, 2))
         kernel = self.param('kernel', init, shape)
         bias = self.param('bias', nn.initializers.zeros, (self.width,))
-        x = patches(images.astype(self.dtype), self.patch_size)  # [B, N, p * p * 3]
+        x = patches(images.astype(self.dtype), self.patch_size)  # [B, N, p * p * C]
         return x @ kernel.reshape(-1, self.width).astype(x.dtype) + bias.astype(x.dtype)

@@ -117,7 +117,7 @@ def prune_and_train(prepared: Prepared, first: Trained) -> Trained:
     program = pruned_program(first.start.program, kept)
     trainable = init_added(config, program.classifier)
     start = replace(first.start, program=program, trainable=trainable)
-    prepared.say(f'pruned to {program.classifier.tuner.prompt_length} prompts a layer')
+    prepared.say(f'pruned to {program.classifier.facts.prompt_length} prompts a layer')
     second = _train(prepared, 'pruned', 'pruned', start, job.hyper, job.train, job.val)
     earlier = first.earlier + second.earlier
     return replace(second, searched=first.searched, earlier=earlier)

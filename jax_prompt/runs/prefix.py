@@ -5,11 +5,11 @@ from functools import partial
 
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree
-from jax_prompt.methods import get_method
+from jax_prompt.data.stored import Streamed, WithRaw
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.train.cache import cached_cut, frozen_prefix
 from jax_prompt.train.job import Data
-from jax_prompt.train.step import Program, WithRaw
+from jax_prompt.train.step import Program
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Prefix:
         )
         if self.cut != IMAGE:
             return Data(prefix(self.cut, images=data.data), data.labels)
-        if self.with_raw and not hasattr(data.data, 'batches'):
+        if self.with_raw and not isinstance(data.data, Streamed | WithRaw):
             raw = prefix(FEATURES, images=data.data)
             return Data(WithRaw(data.data, raw), data.labels)
         return data
@@ -59,8 +59,7 @@ def make_prefix(config: RunConfig, program: Program, frozen: Tree, num_images: i
       frozen: the frozen tree, on the devices of the run.
       num_images: images of all splits together.
     """
-    method, classifier = get_method(config.method), program.classifier
-    backbone = frozen.get('backbone', {})
+    facts, backbone = program.classifier.facts, frozen.get('backbone', {})
     # A random stochastic depth inside the prefix would be a training-time change of it.
     allowed = bool(backbone) and not config.model.drop_path_rate
     budget = config.input.cache_mb if allowed else 0.0
@@ -68,8 +67,8 @@ def make_prefix(config: RunConfig, program: Program, frozen: Tree, num_images: i
     def place(wanted: Cut) -> Cut:
         return cached_cut(program, wanted, num_images, budget, backbone)
 
-    cut = place(method.cut(classifier.tuner, classifier.spec)) if allowed else IMAGE
+    cut = place(facts.cut) if allowed else IMAGE
     # Training starts from the image, but the tuner wants the bare network's features too.
-    wants = allowed and classifier.tuner.needs_raw() and cut == IMAGE
+    wants = allowed and facts.needs_raw and cut == IMAGE
     with_raw = wants and place(FEATURES) == FEATURES
     return Prefix(program, backbone, cut, with_raw, config.engine.eval_batch_size)

@@ -110,7 +110,7 @@ class Prepared:
           val: validation examples, or None.
           epochs: length of the schedule; 0: the run's.
         """
-        config, engine = self.config, self.config.engine
+        config = self.config
         epochs = epochs or config.epochs
         steps = math.ceil(len(train.labels) / config.batch_size)
         check_warmup(config.optim, epochs, steps)
@@ -123,13 +123,7 @@ class Prepared:
             train=train,
             val=val,
             batch_size=config.batch_size,
-            eval_batch_size=engine.eval_batch_size,
-            eval_every=engine.eval_every,
-            steps_per_call=engine.steps_per_call,
-            checkpoint_seconds=engine.checkpoint_seconds,
-            snapshot_every=engine.snapshot_every,
-            min_converged=engine.min_converged,
-            stop_unconverged=engine.on_unconverged == 'stop',
+            engine=config.engine,
             metrics=self.workdir / 'metrics.jsonl',
             quiet=self.quiet,
         )
@@ -252,8 +246,10 @@ def _from_the_cut(
     shared, moved = prefix.frozen_after(shared), {}
     for number, start in starts.items():
         program = replace(start.program, start=prefix.cut)
+        # One tree where nothing but the backbone is frozen: candidates that share it train together.
         fixed = split_frozen(start.fixed, first.mesh) if start.fixed else {}
-        moved[number] = replace(start, program=program, frozen={**shared, **fixed})
+        frozen = {**shared, **fixed} if fixed else shared
+        moved[number] = replace(start, program=program, frozen=frozen)
     return moved, splits
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.families import family_of
-from jax_prompt.core.method import Method
+from jax_prompt.method import Method
 from jax_prompt.core.tree import Tree, split
 from jax_prompt.methods import get_method
 from jax_prompt.model import Classifier, build_classifier
@@ -60,15 +60,15 @@ def build_program(config: RunConfig, backbone: LoadedBackbone, num_classes: int,
 def _plan(config: RunConfig, method: Method, network: Config) -> StepPlan:
     """Returns in how many parts a step is computed, and what its backward pass keeps."""
     mesh, engine = run_mesh(config), config.engine
-    tuner = method.make_tuner(**config.tuner_options)
+    tuner, spec = method.make_tuner(**config.tuner_options), network.spec()
     return plan_step(
-        network.spec(),
+        spec,
         tuner,
         config.batch_size,
         remat=config.model.remat,
         micro_batch=engine.micro_batch,
         memory_mb=engine.memory_mb,
-        together=method.follows_batches(network) or tuner.mixes_images,
+        together=method.follows_batches(network) or tuner.facts(spec).mixes_images,
         devices=mesh.size if mesh else 1,
         bytes_per_value=2 if config.model.dtype == 'bfloat16' else 4,
     )

@@ -28,7 +28,8 @@ from jax_prompt.runs.paths import absolute_path
 from jax_prompt.runs.prompts import prototypes_path
 from jax_prompt.runs.result import measured_hash
 from jax_prompt.runs.inputs import load_split
-from jax_prompt.train.step import Program, TrainState, make_logits
+from jax_prompt.train.compiled import make_logits
+from jax_prompt.train.step import Program, TrainState
 from jax_prompt.runs.workdir import RESULT_AGAIN
 from jax_prompt.weights.fetch import AUTO
 from jax_prompt.weights.identity import Identity

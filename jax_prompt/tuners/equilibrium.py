@@ -4,8 +4,8 @@ z* = f(z*, x). The same block serves images (3x3 convolutions on [B, H, W, C]) a
 (products on [B, C]); what differs is the shape of its kernels. Three kinds:
 
 - 'clipped': f(z, x) = x + C2 relu(C1 z + b), both kernels scaled down so that their product is a
-  contraction of modulus kappa at most (`nn.conv.operator_bound`). No normalisation lies inside the
-  loop: a group norm has no Lipschitz bound of its own.
+  contraction of modulus kappa at most (`nn.bounds.operator_bound`). No normalisation lies inside
+  the loop: a group norm has no Lipschitz bound of its own.
 - 'opteq': f(z, x) = x + C^T relu(C z + b), one kernel, symmetric Jacobian, clipped likewise. Xie et
   al., "Optimization Induced Equilibrium Networks", arXiv:2105.13228.
 - 'tutorial': f(z, x) = N3(relu(z + N2(x + C2 N1(relu(C1 z))))), group norms N, kernels unbounded:
@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from jax_prompt.core.tree import Tree
-from jax_prompt.nn.conv import conv_same, operator_bound, transpose_kernel
+from jax_prompt.nn.bounds import operator_bound
+from jax_prompt.nn.convolution import convolve, transpose_kernel
 
 KINDS = ('clipped', 'opteq', 'tutorial')
 
@@ -126,7 +127,7 @@ with_penalty.defvjp(lambda x, _: (x, None), lambda _, g: (g, jnp.ones(())))
 
 
 def _apply(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return x @ kernel if kernel.ndim == 2 else conv_same(x, kernel)
+    return x @ kernel if kernel.ndim == 2 else convolve(x, kernel)
 
 
 def _clip(leaves: Tree, share: float) -> Tree:

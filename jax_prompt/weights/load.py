@@ -18,12 +18,14 @@ from jax_prompt.backbones.architectures import ARCHITECTURES
 from jax_prompt.backbones.table import Colour, lookup
 from jax_prompt.core.files import whole_file
 from jax_prompt.core.tree import Tree, flatten, unflatten, unstack_layers
-from jax_prompt.weights.families import FAMILIES, WeightsFamily
+from jax_prompt.weights.families import FAMILIES
+from jax_prompt.weights.family import WeightsFamily
 from jax_prompt.weights.fetch import fetched_note, weights_file, weights_name
 from jax_prompt.weights.identity import Identity, LoadReport, colour
-from jax_prompt.weights.origin import KEY, Given, Origin, as_recorded, find_origin
+from jax_prompt.weights.origin import KEY, Origin, as_recorded, find_origin
 from jax_prompt.weights.readers import Contents, read
 from jax_prompt.weights.rules import apply, match_names
+from jax_prompt.weights.ways import Given
 from jax_prompt.weights.wrappers import unwrapped
 from jax_prompt.weights.writer import STORED, write_safetensors
 
@@ -98,7 +100,7 @@ def _load(
             f'({wanted}). Ask for the backbone that the file is for.'
         )
     applied = apply(matched, tensors, family.leaf_shapes(config), str(path))
-    grid = family.settle_positions(applied.flat, config, str(path))
+    grid = family.settle(applied.flat, config, str(path))
     report = LoadReport(
         identity=origin.identity,
         config=config,

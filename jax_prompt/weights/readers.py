@@ -15,7 +15,7 @@ import numpy as np
 from jax_prompt.core.archive import list_entries
 from jax_prompt.core.mapped import dtype_of, map_bytes, release
 from jax_prompt.core.npz import list_arrays, read_array
-from jax_prompt.weights.pickle_machine import excerpt
+from jax_prompt.weights.pickle_values import excerpt
 from jax_prompt.weights.torch_file import TorchFile
 from jax_prompt.weights.unpickler import TensorRef
 

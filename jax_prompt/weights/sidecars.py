@@ -14,6 +14,7 @@ from typing import Any
 
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.table import TABLE, Colour
+from jax_prompt.weights.family import Hub
 from jax_prompt.weights.identity import colour
 
 ANY_NAME = ('model.safetensors', 'pytorch_model.bin')  # every repository has a file of this name
@@ -45,13 +46,14 @@ class Sidecar:
     notes: list[str] = field(default_factory=list)
 
 
-def read_sidecar(path: Path, config: Config) -> Sidecar:
+def read_sidecar(path: Path, config: Config, hub: Hub) -> Sidecar:
     """Reads what lies beside a checkpoint.
 
     Args:
       path: the checkpoint. A folder with several checkpoints says of none of them which it
         describes, unless this one has the name that hubs give to the only one.
       config: the network that was asked for; files that describe another one are left aside.
+      hub: how Hugging Face describes a network of its family.
 
     Raises:
       ValueError: such a file is damaged, or describes a network that is not supported.
@@ -75,7 +77,7 @@ def read_sidecar(path: Path, config: Config) -> Sidecar:
             elif 'architecture' in data:
                 _timm(said, data, config)
             elif 'model_type' in data:
-                _hugging_face(said, data, config)
+                _hugging_face(said, data, config, hub)
             replace(config, **said.fields)  # refuses values that no network has
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f'{path.parent / name}: {error}') from error
@@ -121,19 +123,13 @@ def _timm(said: Sidecar, data: Mapping[str, Any], config: Config) -> None:
         said.name = next((name for name, entry in TABLE.items() if published in entry.url), '')
 
 
-def _hugging_face(said: Sidecar, data: Mapping[str, Any], config: Config) -> None:
-    names = {'hidden_size': _width(config), 'patch_size': getattr(config, 'patch_size', None)}
-    if config.family == 'vit':
-        names['num_hidden_layers'] = config.depth
-    if config.family == 'resnet':
-        names = {'embedding_size': config.width}
-    if not _same(said, data, names):
+def _hugging_face(said: Sidecar, data: Mapping[str, Any], config: Config, hub: Hub) -> None:
+    if not _same(said, data, hub.same(config)):
         return
-    activation = 'relu' if config.family == 'resnet' else 'gelu'
-    if data.get('hidden_act', activation) != activation:
+    if data.get('hidden_act', hub.activation) != hub.activation:
         raise ValueError(
             f'hidden_act is {data["hidden_act"]!r}, which is not supported; a {config.family} has '
-            f'{activation!r}'
+            f'{hub.activation!r}'
         )
     if data.get('downsample_in_bottleneck'):
         raise ValueError(
@@ -141,10 +137,10 @@ def _hugging_face(said: Sidecar, data: Mapping[str, Any], config: Config) -> Non
             'weights of a ResNet v1.5'
         )
     said.files.append('config.json')
-    if config.family != 'resnet' and 'layer_norm_eps' in data:
-        said.fields['norm_epsilon'] = float(data['layer_norm_eps'])
-    if config.family == 'vit' and isinstance(data.get('num_attention_heads'), int):
-        said.fields['num_heads'] = data['num_attention_heads']
+    for name, field_name in hub.fields.items():
+        if name in data:
+            whole = isinstance(getattr(config, field_name), int)
+            said.fields[field_name] = data[name] if whole else float(data[name])
 
 
 def _width(config: Config) -> int:

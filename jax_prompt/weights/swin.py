@@ -1,4 +1,4 @@
-"""How the sources of Swin weights name them: tables of rules.
+"""How the sources of Swin weights name them, what they say of the network, its position biases.
 
 | format      | files |
 |-------------|-------|
@@ -10,8 +10,17 @@
 | jax_prompt  | files that this package wrote |
 """
 
+import itertools
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+
+from jax_prompt.backbones.swin_config import SwinConfig
+from jax_prompt.weights.family import Hub, WeightsFamily
+from jax_prompt.weights.rules import Matched, layer_of
 from jax_prompt.weights.tables import NameRule, NameTable, Reading, Refusal, own_table
 from jax_prompt.weights.torch_layers import linear, norm, patch_conv
 
@@ -123,3 +132,91 @@ _TABLES = (
     ),
 )
 FORMATS: Mapping[str, NameTable] = {table.name: table for table in _TABLES}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What names and shapes say of the network. The image size leaves no trace in them."""
+
+    width: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    patch_size: int
+    mlp_dim: int
+
+    def __str__(self) -> str:
+        return (
+            f'width {self.width}, depths {self.depths}, heads {self.num_heads}, '
+            f'patch {self.patch_size}'
+        )
+
+
+def _facts_of(matched: Matched, tensors: Mapping[str, np.ndarray]) -> Facts | None:
+    """Returns what a file says of its network, None where it lacks the names that say it."""
+    shapes = matched.shapes(tensors)
+    patch = shapes.get('patch_embed/kernel', ())
+    fc1 = shapes.get('block_00/mlp/fc1/bias', ())
+    found = {layer_of(p): s for p, s in shapes.items() if p.endswith('/attn/relative_bias')}
+    biases = {layer: s for layer, s in found.items() if layer is not None}
+    if len(patch) != 4 or len(fc1) != 1 or not biases or any(len(s) != 2 for s in biases.values()):
+        return None
+    norms = [shapes.get(f'block_{layer:02d}/ln1/scale', (0,)) for layer in sorted(biases)]
+    pairs = [(*norm, biases[layer][1]) for norm, layer in zip(norms, sorted(biases), strict=True)]
+    stages = [(key, len(list(group))) for key, group in itertools.groupby(pairs)]
+    return Facts(
+        width=patch[3],
+        depths=tuple(count for _, count in stages),
+        num_heads=tuple(key[-1] for key, _ in stages),
+        patch_size=patch[0],
+        mlp_dim=fc1[0],
+    )
+
+
+def _facts_asked(config: SwinConfig) -> Facts:
+    """Returns the same facts of a configuration."""
+    return Facts(
+        config.width, config.depths, config.num_heads, config.patch_size, config.mlp_dim_of(0)
+    )
+
+
+def _settled(flat: dict[str, Any], config: SwinConfig, source: str) -> int:
+    """Checks the tables of position biases, which keep the file's own windows.
+
+    Args:
+      flat: {path: array}.
+      config: the configuration.
+      source: the file, for the error.
+
+    Returns:
+      Patches along one side of the file's windows, in its first stage.
+
+    Raises:
+      ValueError: a table is of no square window.
+    """
+    windows = []
+    for layer in range(config.depth):
+        rows = flat[f'block_{layer:02d}/attn/relative_bias'].shape[0]
+        side = math.isqrt(rows)
+        if side * side != rows or side % 2 == 0:
+            raise ValueError(
+                f'{source}: block {layer} has {rows} relative position biases, which are of no '
+                'square window: (2w - 1)^2 are supported'
+            )
+        windows.append((side + 1) // 2)
+    return windows[0]
+
+
+def _same(config: SwinConfig) -> Mapping[str, Any]:
+    return {'hidden_size': config.feature_dim, 'patch_size': config.patch_size}
+
+
+FAMILY = WeightsFamily(
+    'Swin',
+    FORMATS,
+    _facts_of,
+    _facts_asked,
+    Hub(_same, {'layer_norm_eps': 'norm_epsilon'}),
+    any_size={'relative_bias': 0},
+    settle=_settled,
+    strangers=STRANGERS,
+)

@@ -26,6 +26,11 @@ def conv_kernel(x: np.ndarray) -> np.ndarray:
     return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x
 
 
+def flat(x: np.ndarray) -> np.ndarray:
+    """[C, 1, 1] as [C]."""
+    return x.reshape(-1)
+
+
 def merge_last(x: np.ndarray) -> np.ndarray:
     """Joins the last two axes: [D, H, D/H] to [D, D], [H, D/H] to [D]."""
     return x.reshape(*x.shape[:-2], -1) if x.ndim >= 2 else x

@@ -20,7 +20,8 @@ import numpy as np
 
 from jax_prompt.core.archive import list_entries
 from jax_prompt.core.mapped import dtype_of, map_bytes, release
-from jax_prompt.weights.pickle_machine import MAX_BYTES, Refused
+from jax_prompt.weights.pickle_machine import MAX_BYTES
+from jax_prompt.weights.pickle_values import Refused
 from jax_prompt.weights.unpickler import TensorRef, unpickle
 
 _MAGIC = 0x1950A86A20F9469CFC6C

@@ -19,9 +19,14 @@ def norm(pattern: str, path: str) -> tuple[NameRule, ...]:
     )
 
 
+def conv(pattern: str, path: str) -> tuple[NameRule, ...]:
+    """A torch convolution, also one of groups."""
+    return (
+        NameRule(rf'{pattern}\.weight', f'{path}/kernel', conv_kernel),
+        NameRule(rf'{pattern}\.bias', f'{path}/bias'),
+    )
+
+
 def patch_conv(pattern: str) -> tuple[NameRule, ...]:
     """The convolution that embeds patches."""
-    return (
-        NameRule(rf'{pattern}\.weight', 'patch_embed/kernel', conv_kernel),
-        NameRule(rf'{pattern}\.bias', 'patch_embed/bias'),
-    )
+    return conv(pattern, 'patch_embed')

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from jax_prompt.weights.pickle_machine import Container, Function, Machine, Refused, excerpt
+from jax_prompt.weights.pickle_machine import Machine
+from jax_prompt.weights.pickle_values import Container, Function, Refused, excerpt
 
 _MAX_DIMENSIONS = 8
 _MAX_SIZE = 2**48  # of a dimension, a stride, an offset or a storage, in values

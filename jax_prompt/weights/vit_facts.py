@@ -1,4 +1,4 @@
-"""What a checkpoint says of its ViT, the leaves that a ViT needs, and its position embedding."""
+"""What a checkpoint says of its ViT, and its position embedding."""
 
 import math
 from collections.abc import Mapping
@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.weights.family import Hub, WeightsFamily
 from jax_prompt.weights.rules import Matched, layer_of
-from jax_prompt.weights.tables import NameTable, Shape
+from jax_prompt.weights.tables import NameTable
+from jax_prompt.weights.vit import FORMATS, STRANGERS
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Facts:
         return f'width {self.width}, depth {self.depth}, patch {self.patch_size}{more}'
 
 
-def facts_of(matched: Matched, tensors: Mapping[str, np.ndarray]) -> Facts | None:
+def _facts_of(matched: Matched, tensors: Mapping[str, np.ndarray]) -> Facts | None:
     """Returns what a file says of its network, None where it lacks the names that say it."""
     shapes = matched.shapes(tensors)
     patch = shapes.get('patch_embed/kernel', ())
@@ -50,12 +52,12 @@ def facts_of(matched: Matched, tensors: Mapping[str, np.ndarray]) -> Facts | Non
     )
 
 
-def facts_asked(config: ViTConfig) -> Facts:
+def _facts_asked(config: ViTConfig) -> Facts:
     """Returns the same facts of a configuration."""
     return Facts(**{name: getattr(config, name) for name in Facts.__dataclass_fields__})
 
 
-def decided(table: NameTable, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _decided(table: NameTable, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns what format and names decide of the network beyond shapes."""
     facts: dict[str, Any] = {}
     if table.name == 'hf' and not any('layer_scale1' in name for name in tensors):
@@ -65,43 +67,7 @@ def decided(table: NameTable, tensors: Mapping[str, np.ndarray]) -> dict[str, An
     return facts
 
 
-def leaf_shapes(config: ViTConfig) -> dict[str, Shape]:
-    """Returns {path: shape} of the leaves of a configuration; positions may have any grid."""
-    d, m, p = config.width, config.mlp_dim, config.patch_size
-    block: dict[str, Shape] = {
-        'ln1/scale': (d,),
-        'ln1/bias': (d,),
-        'attn/qkv/kernel': (d, 3 * d),
-        'attn/proj/kernel': (d, d),
-        'attn/proj/bias': (d,),
-        'ln2/scale': (d,),
-        'ln2/bias': (d,),
-        'mlp/fc1/kernel': (d, m),
-        'mlp/fc1/bias': (m,),
-        'mlp/fc2/kernel': (m, d),
-        'mlp/fc2/bias': (d,),
-    }
-    if config.qkv_bias:
-        block['attn/qkv/bias'] = (3 * d,)
-    if config.layer_scale:
-        block |= {'ls1/scale': (d,), 'ls2/scale': (d,)}
-    shapes: dict[str, Shape] = {
-        'pos_embed': (1, None, d),
-        'patch_embed/kernel': (p, p, 3, d),
-        'patch_embed/bias': (d,),
-        'norm/scale': (d,),
-        'norm/bias': (d,),
-    }
-    if config.class_token:
-        shapes['cls_token'] = (1, 1, d)
-    if config.num_registers:
-        shapes['register_tokens'] = (1, config.num_registers, d)
-    for layer in range(config.depth):
-        shapes |= {f'block_{layer:02d}/{path}': shape for path, shape in block.items()}
-    return shapes
-
-
-def settle_positions(flat: dict[str, Any], config: ViTConfig, source: str) -> int:
+def _settled(flat: dict[str, Any], config: ViTConfig, source: str) -> int:
     """Gives the position embedding the rows that a configuration wants.
 
     Sources differ in whether class and register tokens have rows of it. Adding a row to its token
@@ -142,3 +108,24 @@ def settle_positions(flat: dict[str, Any], config: ViTConfig, source: str) -> in
             flat['cls_token'] = flat['cls_token'] + table[:, :1]
         flat['pos_embed'] = np.ascontiguousarray(grid)  # [1, N, D]
     return grids[lead]
+
+
+def _same(config: ViTConfig) -> Mapping[str, Any]:
+    return {
+        'hidden_size': config.width,
+        'patch_size': config.patch_size,
+        'num_hidden_layers': config.depth,
+    }
+
+
+FAMILY = WeightsFamily(
+    'ViT',
+    FORMATS,
+    _facts_of,
+    _facts_asked,
+    Hub(_same, {'layer_norm_eps': 'norm_epsilon', 'num_attention_heads': 'num_heads'}),
+    any_size={'pos_embed': 1},
+    settle=_settled,
+    decided=_decided,
+    strangers=STRANGERS,
+)

@@ -14,3 +14,5 @@ METHODS = {
     'swin': ('vpt_deep', 'lion'),
     'resnet': ('vpt_pad', 'lion'),
 }
+# Those that have a network in PyTorch beside them.
+RIVALLED = {name: config for name, config in ARCHITECTURES.items() if config.family in METHODS}

@@ -30,7 +30,7 @@ from jax_prompt.deq.anderson import Solver
 from jax_prompt.deq.fixed_point import Gradient, fixed_point, probe
 from jax_prompt.deq.jacobian import spectral_radius
 from jax_prompt.door import enter
-from jax_prompt.nn.conv import conv_same
+from jax_prompt.nn.convolution import convolve as convolution
 
 # Shape of z, inner width, spectral radius.
 CELLS: dict[str, tuple[tuple[int, ...], int, float]] = {
@@ -43,7 +43,7 @@ STEPS = (5, 20, 80)
 Run = Callable[[], Any]
 
 
-def cell(args: dict[str, jax.Array], z: jax.Array, convolve: Any = conv_same) -> jax.Array:
+def cell(args: dict[str, jax.Array], z: jax.Array, convolve: Any = convolution) -> jax.Array:
     """Returns x + C2 relu(C1 z + b), with convolutions or products."""
     product = convolve if z.ndim == 4 else jnp.matmul
     inner = jax.nn.relu(product(z, args['first']) + args['bias'])
@@ -51,7 +51,7 @@ def cell(args: dict[str, jax.Array], z: jax.Array, convolve: Any = conv_same) ->
 
 
 def plain_cell(z: jax.Array, args: dict[str, jax.Array]) -> jax.Array:
-    """The same for libraries that transpose it: `conv_same` has its own VJP, without a JVP."""
+    """The same for libraries that transpose it: `convolve` has its own VJP, without a JVP."""
     layout = ('NHWC', 'HWIO', 'NHWC')
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:

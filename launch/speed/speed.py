@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_arch import METHODS, VITS
+from bench_arch import METHODS, RIVALLED, VITS
 from bench_machine import machine, reset_peak, resident
 
 from jax_prompt.backbones.architectures import ARCHITECTURES
@@ -256,7 +256,7 @@ def parse() -> argparse.Namespace:
     forward = commands.add_parser('forward', help='evaluation, against PyTorch')
     ops = commands.add_parser('ops', help='attention and GELU in several forms')
     for command in (step, forward, ops):
-        known = VITS if command is ops else ARCHITECTURES
+        known = VITS if command is ops else RIVALLED
         command.add_argument('--arch', choices=sorted(known), default='vit_ti16_224')
         command.add_argument('--batch', type=int, default=8)
         command.add_argument(

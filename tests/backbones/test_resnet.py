@@ -7,8 +7,9 @@ import pytest
 from tuned_resnet import IMAGES, stacked, weights_of
 
 from jax_prompt.backbones.architectures import ARCHITECTURES
-from jax_prompt.backbones.resnet import ResNet, adapt
+from jax_prompt.backbones.resnet import ResNet
 from jax_prompt.backbones.resnet_config import ResNetConfig
+from jax_prompt.backbones.stack import adapt
 from jax_prompt.core.spec import Cut
 from jax_prompt.core.tree import count, flatten, stack_layers, unstack_layers
 from jax_prompt.core.tuner import Tuner
@@ -165,7 +166,7 @@ def test_a_checkpoints_form_and_the_running_one_are_the_same_weights():
     kernel = weights_of(CONFIG)['block_03']['conv2']['kernel']
     np.testing.assert_array_equal(flat['block_03/conv2/kernel'], kernel)
     like = jax.eval_shape(ResNet(CONFIG).init, jax.random.key(0), jnp.asarray(IMAGES))['params']
-    shapes = jax.tree.map(jnp.shape, stack_layers(weights_of(CONFIG), CONFIG.run_starts))
+    shapes = jax.tree.map(jnp.shape, stack_layers(weights_of(CONFIG), CONFIG.seams))
     assert shapes == jax.tree.map(jnp.shape, like)
 
 
@@ -183,8 +184,8 @@ def test_the_spec_says_what_runs_of_like_blocks_are():
     ]
     assert (spec.feature_dim, spec.num_heads, spec.num_layers) == (2048, 0, 16)
     # The first stage of basic blocks neither widens nor shrinks: one run.
-    assert ARCHITECTURES['resnet34'].run_starts == (0, 3, 4, 7, 8, 13, 14)
-    assert ARCHITECTURES['resnet18'].run_starts == (0, 2, 3, 4, 5, 6, 7)
+    assert ARCHITECTURES['resnet34'].seams == (0, 3, 4, 7, 8, 13, 14)
+    assert ARCHITECTURES['resnet18'].seams == (0, 2, 3, 4, 5, 6, 7)
     assert 'down_conv' in spec.sites and 'down_conv' not in spec.stages[1].sites
     assert not spec.trained_from('stem_conv', 0)
     assert CONFIG.spec().stages[0].sites['conv2'].kernel == 3

@@ -7,7 +7,8 @@ import pytest
 from tuned_swin import CONFIG, IMAGES, SPEC, backbone_of, features
 
 from jax_prompt.backbones.architectures import ARCHITECTURES
-from jax_prompt.backbones.swin import Swin, adapt, run_block
+from jax_prompt.backbones.stack import run_block
+from jax_prompt.backbones.swin import Swin, adapt
 from jax_prompt.backbones.swin_config import SwinConfig
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import segment_name, stack_layers, unstack_layers
@@ -63,11 +64,11 @@ def test_single_blocks_add_up_to_a_stage(params):
     step = jax.jit(run_block, static_argnums=(0, 4))
     swin = Swin(CONFIG, (3,))
     tokens = swin.apply({'params': _cut(params, (3,))}, IMAGES, stop=Cut(2))
-    first = step(CONFIG, params[segment_name(2, 4)], tokens, 0, 2)
+    first = step(swin, params[segment_name(2, 4)], tokens, 0, 2)
     want = swin.apply({'params': _cut(params, (3,))}, IMAGES, stop=Cut(3))
     np.testing.assert_allclose(first, want, atol=1e-5)
     tokens = swin.apply({'params': _cut(params, (3,))}, IMAGES, stop=Cut(0))
-    plain, shifted = (step(CONFIG, params[segment_name(0, 2)], tokens, i, 0) for i in (0, 1))
+    plain, shifted = (step(swin, params[segment_name(0, 2)], tokens, i, 0) for i in (0, 1))
     assert jnp.abs(plain - shifted).max() > 1e-2
 
 

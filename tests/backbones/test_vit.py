@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_prompt.backbones.vit import ViT, adapt, run_block
+from jax_prompt.backbones.stack import run_block
+from jax_prompt.backbones.vit import ViT, adapt
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import Cut
 from jax_prompt.core.tree import (
@@ -60,9 +61,9 @@ def test_single_blocks_add_up_to_the_network(params, images):
     blocks = stack_layers(unstack_layers(params))[segment_name(0, 4)]
     tokens = ViT(CONFIG).apply({'params': params}, images, stop=Cut(0))
     for layer in range(4):
-        tokens = run_block(CONFIG, blocks, tokens, layer)
+        tokens = run_block(ViT(CONFIG), blocks, tokens, layer)
     whole = ViT(CONFIG).apply({'params': params}, images, stop=Cut(3))
-    last = run_block(CONFIG, blocks, whole, 3)
+    last = run_block(ViT(CONFIG), blocks, whole, 3)
     np.testing.assert_allclose(tokens, last, atol=1e-5)
 
 
@@ -80,7 +81,7 @@ def test_the_last_block_computes_the_class_token_alone(params, images):
     assert {shapes[site] for site in later} == {(1, 1)}
     blocks = stack_layers(unstack_layers(params))[segment_name(0, 4)]
     tokens = ViT(CONFIG).apply({'params': params}, images, stop=Cut(3))
-    whole = run_block(CONFIG, blocks, tokens, 3)[:, 0]  # all tokens computed
+    whole = run_block(ViT(CONFIG), blocks, tokens, 3)[:, 0]  # all tokens computed
     norm = params['norm']
     x = np.asarray(whole, np.float64)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
@@ -137,7 +138,7 @@ def test_mean_pooling_takes_patch_tokens_only(params, images):
     blocks = stack_layers(unstack_layers(params))[segment_name(0, 4)]
     tokens = _features(config, params, images, stop=Cut(0))
     for layer in range(4):
-        tokens = run_block(config, blocks, tokens, layer)
+        tokens = run_block(ViT(config), blocks, tokens, layer)
     scale, bias = params['norm']['scale'], params['norm']['bias']
     x = np.asarray(tokens[:, 1:], np.float64)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tuned_vit import CONFIG, IMAGES, backbone_of, noisy
 
-from jax_prompt.backbones.vit import run_block
+from jax_prompt.backbones.stack import run_block
+from jax_prompt.backbones.vit import ViT
 from jax_prompt.core.spec import Cut
 from jax_prompt.core.tree import stack_layers, unstack_layers
 from jax_prompt.evals.recorder import record, solve_residuals
@@ -73,7 +74,7 @@ def test_what_is_recorded_is_what_the_network_does(method, options):
     if method in ('vpt_deep', 'linear'):  # what leaves a block enters the next
         stacked = stack_layers(blocks)['blocks_00_03']
         for layer in range(2):
-            left = np.array(run_block(CONFIG, stacked, seen.tokens[layer], layer))
+            left = np.array(run_block(ViT(CONFIG), stacked, seen.tokens[layer], layer))
             kept = slice(1 + num if method == 'vpt_deep' else 0, None)  # others are replaced
             np.testing.assert_allclose(left[:, kept], seen.tokens[layer + 1][:, kept], atol=1e-5)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_prompt.nn.convolution import convolve, max_pool
+from jax_prompt.nn.convolution import convolve, depthwise, max_pool, transpose_kernel
 
 
 def _plain(x, kernel, stride):
@@ -19,7 +19,7 @@ def _normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize('channels', [(3, 5), (20, 4)])
+@pytest.mark.parametrize('channels', [(3, 5), (20, 4), (20, 18)])
 @pytest.mark.parametrize(
     ('k', 'stride', 'size'),
     [(1, 1, 5), (1, 2, 7), (3, 1, 6), (3, 2, 8), (3, 2, 7), (7, 2, 16), (7, 2, 15), (5, 3, 11)],
@@ -55,3 +55,25 @@ def test_the_maximum_over_windows_and_its_gradient(size):
     np.testing.assert_array_equal(got, want)
     g = _normal(1, *want.shape)
     np.testing.assert_allclose(own(g)[0], backward(g)[0], atol=1e-6)
+
+
+def test_the_transposed_kernel_is_the_transposed_operator():
+    x, y, kernel = _normal(0, 1, 5, 5, 2), _normal(1, 1, 5, 5, 4), _normal(2, 3, 3, 2, 4)
+    there = np.sum(convolve(x, kernel) * y)
+    back = np.sum(x * convolve(y, transpose_kernel(kernel)))
+    np.testing.assert_allclose(there, back, rtol=1e-5)
+
+
+@pytest.mark.parametrize('k', [3, 7])
+def test_a_depthwise_convolution_treats_each_channel_by_itself(k):
+    x, kernel, g = _normal(0, 2, 5, 6, 3), _normal(1, k, k, 1, 3), _normal(2, 2, 5, 6, 3)
+
+    def reference(x, kernel):
+        parts = [_plain(x[..., i : i + 1], kernel[..., i : i + 1], 1) for i in range(3)]
+        return jnp.concatenate(parts, axis=-1)
+
+    want, backward = jax.vjp(reference, x, kernel)
+    got, own = jax.vjp(depthwise, x, kernel)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    for a, b in zip(own(g), backward(g), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)

@@ -78,7 +78,7 @@ def test_a_run_directory_becomes_a_pack_that_evaluates_alike(make_config, tmp_pa
     )  # fmt: skip
     result = run(config, tmp_path / 'run', quiet=True)
     pack = write_pack(tmp_path / 'run', tmp_path / 'p')
-    own, got = restore(tmp_path / 'run'), load_pack(tmp_path / 'p')
+    own, got = restore(tmp_path / 'run', 'auto'), load_pack(tmp_path / 'p', 'auto')
     assert got.evaluate('test') == own.evaluate('test')
     assert got.evaluate('test')['accuracy'] == result['test_accuracy']
     np.testing.assert_array_equal(got.predict(images), own.predict(images))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small_data import encode
 
-from jax_prompt.train import loop
+from jax_prompt.train import ledger
 from jax_prompt.runs import fitting
 from jax_prompt.train.checkpoint import Checkpoints
 from jax_prompt.train.log import read_metrics
@@ -162,7 +162,7 @@ def test_eight_devices_give_the_result_of_one_and_resume(make_config, tmp_path, 
     one = run(make_config(), tmp_path / 'one', quiet=True)
     eight = {'num_devices': 8, 'checkpoint_seconds': 0.0, 'eval_batch_size': 8}
     ends = []
-    real = loop.append_metrics
+    real = ledger.append_metrics
 
     def dying(path, row):
         real(path, row)
@@ -170,7 +170,7 @@ def test_eight_devices_give_the_result_of_one_and_resume(make_config, tmp_path, 
         if len(ends) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, 'append_metrics', dying)
+    monkeypatch.setattr(ledger, 'append_metrics', dying)
     with pytest.raises(KeyboardInterrupt):
         run(make_config(engine=eight), tmp_path / 'eight', quiet=True)
     got = run(make_config(engine=eight), tmp_path / 'eight', quiet=True)

@@ -136,8 +136,8 @@ def test_torn_prototypes_are_built_again(make_config, tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(prompts, 'prototypes', build)
     monkeypatch.setattr(prompts, 'BackboneTokens', lambda *_: None)
-    tuner = SimpleNamespace(prompt_layers=lambda _: (0, 1), prompt_length=2)
-    program = SimpleNamespace(classifier=SimpleNamespace(tuner=tuner, spec=None))
+    facts = SimpleNamespace(prompt_layers=range(2), prompt_length=2)
+    program = SimpleNamespace(classifier=SimpleNamespace(facts=facts))
     path = tmp_path / 'prototypes.npz'
 
     def run_again():

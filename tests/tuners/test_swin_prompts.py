@@ -18,7 +18,7 @@ from jax_prompt.tuners.dvpt import DVPT
 from jax_prompt.tuners.e2vpt import E2VPT, with_masks
 from jax_prompt.tuners.pruning import full_masks
 from jax_prompt.tuners.vpt import VPT
-from jax_prompt.weights import swin, swin_facts
+from jax_prompt.weights import swin
 from jax_prompt.weights.rules import apply, match_names
 
 P = 3
@@ -45,7 +45,7 @@ def model():
 def params(model):
     tensors = {name: value.numpy() for name, value in model.state_dict().items()}
     matched = match_names(swin.FORMATS['timm'], tensors, 'timm')
-    flat = apply(matched, tensors, swin_facts.leaf_shapes(CONFIG), 'timm').flat
+    flat = apply(matched, tensors, swin.FAMILY.leaf_shapes(CONFIG), 'timm').flat
     return adapt(unflatten(flat), CONFIG)
 
 

@@ -10,7 +10,7 @@ from torch_handmade import FORMS, VALUES, opcodes, tensor_pickle, write, zip_fil
 
 from jax_prompt.weights import pickle_machine
 from jax_prompt.weights.load import load_weights
-from jax_prompt.weights.pickle_machine import excerpt
+from jax_prompt.weights.pickle_values import excerpt
 from jax_prompt.weights.readers import read
 from jax_prompt.weights.unpickler import unpickle
 

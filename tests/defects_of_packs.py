@@ -1,9 +1,8 @@
-"""The deliberate defects of packs, of fetched weights and of the Python interface."""
+"""The deliberate defects of packs, of fetched weights and of the Python interface (`mutants.py`)."""
 
-from defect import Mutant
+from defects import Mutant
 
-DOORS = (
-    # packs and fetched weights
+MUTANTS = (
     Mutant(
         'pack-checksum-ignored',
         'packs/file.py',
