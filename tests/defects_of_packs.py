@@ -1,4 +1,4 @@
-"""The deliberate defects of packs, of fetched weights and of the Python interface (`mutants.py`)."""
+"""The deliberate defects of packs, fetched weights and the Python interface (`mutants.py`)."""
 
 from defects import Mutant
 

@@ -62,6 +62,7 @@ def test_the_tables_hold_every_row(capsys, tmp_path):
 def test_methods_say_which_families_they_fit(capsys):
     run_command(['methods'])
     cells = {row[0]: row[1:4] for row in map(str.split, capsys.readouterr().out.splitlines())}
+    assert cells['method'] == ['vit', 'swin', 'resnet']
     assert cells['vpt_deep'] == ['yes', 'yes', '-'] and cells['vpt_pad'] == ['yes'] * 3
 
 
