@@ -2,7 +2,7 @@
 
 A directory in which nothing was trained is free: a first command that failed (no weights, a wrong
 path) leaves a config.json there, and the next command may ask for something else. While a process
-works in a run directory, `held/` in it says who (`claims.py`), and another process is refused.
+works in a run directory, `held/` in it says who (`core/lease.py`), and another process is refused.
 """
 
 import contextlib
@@ -226,7 +226,7 @@ def _let_go(lease: Lease) -> None:
 
 
 def _is_unit(workdir: Path) -> bool:
-    """Whether a directory is a unit of a benchmark that this process holds (`claims.py`)."""
+    """Whether a directory is a unit of a benchmark that this process holds (`core/lease.py`)."""
     parts = workdir.name.rsplit('-', 2)
     mine = workdir.name.startswith('run@') and len(parts) == 3 and parts[1] == str(os.getpid())
     return mine and (workdir / 'heartbeat').exists()
