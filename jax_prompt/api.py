@@ -231,7 +231,7 @@ def _data(data: Any, workdir: Path) -> str:
     names = label_names(labels)
     classes = find_classes(names)
     split = handed_split(images, class_codes(names, classes), 'train')
-    paths = [Path(one) for one in images] if are_paths(images) else []
+    paths = [Path(one).expanduser() for one in images] if are_paths(images) else []
     return str(write_packed(workdir, split, classes, paths))
 
 
@@ -241,7 +241,8 @@ def _pair(data: Any) -> tuple[Any, Any]:
             f'data is {type(data).__name__}; allowed: a folder, a packed .npz, the name of a task, '
             'or (images, labels)'
         )
-    return data[0], data[1]
+    images, labels = data
+    return [images] if isinstance(images, str | Path) else images, labels
 
 
 @contextmanager
