@@ -1,6 +1,6 @@
 """FGVC: five fine-grained tasks. Each is searched on val, trained on train, tested once a seed.
 
-    python launch/benchmark.py --config configs/fgvc.py:method=vpt_deep,backbone=vit_b16_224 \
+    jax-prompt benchmark --config fgvc:method=vpt_deep,backbone=vit_b16_224 \
         --config.run.weights=FILE --results runs/fgvc
 
 If a set has no val, a tenth of its train becomes val. This tenth is drawn once for all seeds. Runs

@@ -1,6 +1,6 @@
 """Pretrain a small backbone from random weights. The package ships three that were made so.
 
-    python launch/train.py --config configs/pretrain.py:backbone=swin_micro \
+    jax-prompt train --config pretrain:backbone=swin_micro \
         --config.data=tiny_imagenet32.npz --workdir DIR
 
 `data` is any classification set of small images. The shipped weights were trained on Tiny-ImageNet

@@ -1,7 +1,7 @@
 """VTAB-1k: 19 tasks. Each is searched on val (800 images train, 200 validate), trained on all 1000
 images, and tested once a seed.
 
-    python launch/benchmark.py --config configs/vtab.py:method=vpt_deep,backbone=vit_b16_224 \
+    jax-prompt benchmark --config vtab:method=vpt_deep,backbone=vit_b16_224 \
         --config.run.weights=FILE --results runs/vtab
 
 `protocol=vpt` is the protocol of Visual Prompt Tuning (Jia et al. 2022, arXiv:2203.12119, and its

@@ -45,7 +45,7 @@ _CONFIGURED = ('method', 'tuner', 'transform')
 
 
 def from_workdir(workdir: str | Path, task: str = '', benchmark: str = '') -> Row:
-    """Makes the row of a run directory of `launch/train.py`.
+    """Makes the row of a run directory of `jax-prompt train`.
 
     Args:
       workdir: the run's folder.
@@ -59,9 +59,9 @@ def from_workdir(workdir: str | Path, task: str = '', benchmark: str = '') -> Ro
     path = Path(workdir) / 'result.json'
     if not path.is_file():
         raise FileNotFoundError(
-            f'{path} is missing: the run is not finished; start launch/train.py again on {workdir}'
+            f'{path} is missing: the run is not finished; start jax-prompt train again on {workdir}'
         )
-    way_out = 'remove it and start launch/train.py again: it is made anew from the last checkpoint'
+    way_out = 'remove it and start jax-prompt train again: it is made anew from the last checkpoint'
     result = load_object(path, way_out, _NEEDED)
     config = load_object(Path(workdir) / 'config.json', 'put it back from a copy', _CONFIGURED)
     ended = datetime.fromtimestamp(path.stat().st_mtime, UTC)

@@ -43,7 +43,7 @@ _KEYS = {'data', 'backbone', 'method'}  # of a run's config.json
 _CONFIG_BACK = 'put it back from a copy, or take another --workdir'
 
 # The way out of a damaged result.json.
-RESULT_AGAIN = 'remove it and start launch/train.py again: it is made anew from the last checkpoint'
+RESULT_AGAIN = 'remove it and start jax-prompt train again: it is made anew from the last checkpoint'
 
 
 def open_workdir(config: RunConfig, workdir: Path) -> dict[str, Any] | None:

@@ -1,28 +1,23 @@
 """Runs of different settings in one report: what is flagged, and which benchmarks rows name."""
 
 import csv
-import importlib
 import io
 from pathlib import Path
 
 import pytest
 from small_rows import GROUPS, full_set, make
 
-from jax_prompt.report import rows
+from jax_prompt.report import rows, write
 from jax_prompt.report.scatter import make_scatters
 from jax_prompt.report.settings import by_settings, differing
 from jax_prompt.report.summary import measured
 from jax_prompt.report.tables import make_tables, show, to_csv
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(name='report')
 def _report(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'launch'))
-    module = importlib.import_module('report')
-    monkeypatch.setattr(module, 'draw', lambda scatters, out: None)
-    return module
+    monkeypatch.setattr(write, 'draw', lambda scatters, out: None)
+    return write
 
 
 def uneven():

@@ -18,7 +18,7 @@ from jax_prompt.runs.export import exported, merges
 from jax_prompt.runs.restore import Restored, restore
 from jax_prompt.runs.run import run
 from jax_prompt.weights.load import load_weights, save_converted
-from launch import export
+from jax_prompt.cli import export
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
 
