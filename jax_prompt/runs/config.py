@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jax_prompt.backbones.table import lookup
+from jax_prompt.calibrate.spt import Calibration
 from jax_prompt.core.ranges import KINDS, at_least, check_values, seed
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS, check_fits, get_method
-from jax_prompt.calibrate.spt import Calibration
-from jax_prompt.train.optim import Hyper, Optim, check_warmup
-from jax_prompt.train.options import Engine, Input, Model
 from jax_prompt.runs.prune import Prune
 from jax_prompt.search.sizing import Population
+from jax_prompt.train.optim import Hyper, Optim, check_warmup
+from jax_prompt.train.options import Engine, Input, Model
 
 
 @dataclass(frozen=True)

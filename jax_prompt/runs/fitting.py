@@ -12,7 +12,6 @@ from jax_prompt.search.search import Candidate, Chosen, Search
 from jax_prompt.train.job import Data, Fit, Job
 from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.loop import fit
-from jax_prompt.train.mesh import replicate
 from jax_prompt.train.optim import Hyper
 
 
@@ -133,5 +132,5 @@ def _train(
     val: Data | None,
 ) -> Trained:
     job = prepared.job(name, directory, start, hyper, train, val)
-    done = fit(job, replicate(start.trainable, job.program.mesh), start.frozen)
+    done = fit(job, start.trainable, start.frozen)
     return Trained(job, start, done, directory, [], done.earlier_seconds)

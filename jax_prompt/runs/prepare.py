@@ -246,7 +246,7 @@ def _from_the_cut(
     shared, moved = prefix.frozen_after(shared), {}
     for number, start in starts.items():
         program = replace(start.program, start=prefix.cut)
-        # One tree where nothing but the backbone is frozen: candidates that share it train together.
+        # Candidates that share this very tree can train side by side.
         fixed = split_frozen(start.fixed, first.mesh) if start.fixed else {}
         frozen = {**shared, **fixed} if fixed else shared
         moved[number] = replace(start, program=program, frozen=frozen)

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.families import family_of
-from jax_prompt.method import Method
 from jax_prompt.core.tree import Tree, split
+from jax_prompt.method import Method
 from jax_prompt.methods import get_method
 from jax_prompt.model import Classifier, build_classifier
 from jax_prompt.runs.backbone import LoadedBackbone, with_settings
@@ -22,7 +22,9 @@ from jax_prompt.train.mesh import data_mesh
 from jax_prompt.train.step import Program
 
 
-def build_program(config: RunConfig, backbone: LoadedBackbone, num_classes: int, count: int) -> Program:
+def build_program(
+    config: RunConfig, backbone: LoadedBackbone, num_classes: int, count: int
+) -> Program:
     """Builds the training program that starts from the image.
 
     Args:
@@ -99,7 +101,9 @@ def trains(method: Method, config: RunConfig, classifier: Classifier) -> Any:
     return predicate
 
 
-def init_params(config: RunConfig, backbone: LoadedBackbone, classifier: Classifier) -> tuple[Tree, Tree]:
+def init_params(
+    config: RunConfig, backbone: LoadedBackbone, classifier: Classifier
+) -> tuple[Tree, Tree]:
     """Returns the initial (trainable, frozen) trees on the device, prompts not calibrated."""
     trained = trains(get_method(config.method), config, classifier)
     kept = partial(jnp.asarray, dtype=config.model.frozen_dtype)

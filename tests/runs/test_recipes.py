@@ -4,9 +4,9 @@ import pytest
 
 from configs import offline, offline_suite, packs, quickstart, tune
 from jax_prompt.data.tasks import TASKS
-from jax_prompt.suite.suite import resolve_benchmark
 from jax_prompt.runs.config import resolve
 from jax_prompt.runs.recipes import published
+from jax_prompt.suite.suite import resolve_benchmark
 
 
 @pytest.mark.parametrize('method', ['linear', 'vpt_deep', 'spt_deep', 'lion', 'full'])

@@ -8,12 +8,11 @@ from tuned_swin import CONFIG
 from jax_prompt.backbones import table
 from jax_prompt.backbones.swin import Swin
 from jax_prompt.core.tree import flatten, unstack_layers
-from jax_prompt.methods import get_method
 from jax_prompt.runs.backbone import build_backbone
-from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.runs.config import Engine, Model, RunConfig
-from jax_prompt.train.optim import Hyper
+from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.train.compiled import make_step
+from jax_prompt.train.optim import Hyper
 from jax_prompt.weights.identity import Identity
 from jax_prompt.weights.load import save_converted
 
@@ -48,7 +47,6 @@ def test_a_step_on_loaded_weights(weights):
         np.testing.assert_array_equal(flatten(backbone.tree)[name], leaf)
     program = build_program(config, backbone, 5, 4)
     trainable, frozen = init_params(config, backbone, program.classifier)
-    method = get_method('vpt_deep')
     assert not program.classifier.tuner.trains('norm/scale', program.classifier.spec)
     before = {path: np.asarray(leaf) for path, leaf in flatten(frozen).items()}
     rng = np.random.default_rng(0)
