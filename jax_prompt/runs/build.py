@@ -23,6 +23,7 @@ from jax_prompt.model import Classifier, build_classifier
 from jax_prompt.train.cache import cached_cut, frozen_prefix
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.train.memory import StepPlan, plan_step
+from jax_prompt.train.masked import as_masked
 from jax_prompt.train.optim import Hyper, check_warmup
 from jax_prompt.train.mesh import data_mesh, split_frozen
 from jax_prompt.train.job import Data, Job
@@ -139,7 +140,7 @@ def build_program(config: RunConfig, backbone: LoadedBackbone, num_classes: int,
         **config.tuner_options,
     )
     plan = _plan(config, method, backbone.config, backbone.config.remat)
-    return Program(
+    program = Program(
         classifier=classifier,
         optim=config.optim,
         epochs=config.epochs,
@@ -153,6 +154,7 @@ def build_program(config: RunConfig, backbone: LoadedBackbone, num_classes: int,
         mesh=run_mesh(config),
         micro_batch=plan.micro_batch,
     )
+    return as_masked(program, config.masked) if config.masked.active else program
 
 
 def _plan(config: RunConfig, method: Method, network: Config, remat: str) -> StepPlan:

@@ -17,6 +17,7 @@ from jax_prompt.core.ranges import KINDS, at_least, check_values, seed
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS, check_fits, get_method
 from jax_prompt.calibrate.spt import Calibration
+from jax_prompt.train.masked import Masked
 from jax_prompt.train.optim import Hyper, Optim, check_warmup
 from jax_prompt.train.options import Engine, Input, Model
 from jax_prompt.runs.prune import Prune
@@ -59,6 +60,7 @@ class RunConfig:
       tuner: options of the method (docs/methods.md).
       transform: options of the method's own training rule (LION's robust training).
       prune: how much is pruned between a first and a second training (E2VPT).
+      masked: the decoder, in pretraining as a masked autoencoder.
       population: how the candidates of the search train.
     """
 
@@ -88,6 +90,7 @@ class RunConfig:
     transform: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration = field(default_factory=Calibration)
     prune: Prune = field(default_factory=Prune)
+    masked: Masked = field(default_factory=Masked)
     population: Population = field(default_factory=Population)
     optim: Optim = field(default_factory=Optim)
     augment: Augment = field(default_factory=Augment)
@@ -119,6 +122,9 @@ class RunConfig:
             raise ValueError(
                 f'prune is set, but method {self.method} has nothing to prune; allowed: e2vpt'
             )
+        everything = self.method in ('full', 'retrain')
+        share, clip = self.model.patch_drop_rate, self.optim.clip_norm
+        self.masked.check(network.family, share, clip, everything)
         if self.search and self.search_epochs and not self.refit:
             raise ValueError(
                 'refit=False tests the chosen candidate as it is, so search_epochs '
