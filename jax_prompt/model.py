@@ -1,5 +1,6 @@
 """Classifier = backbone + tuner + head, with parameters {'backbone', 'tuner', 'head'}."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,8 +26,10 @@ class Classifier:
       spec: what is known of the backbone.
       tuner: answers the hooks.
       num_classes: K.
-      head_std: standard deviation of the head's truncated normal initialisation (SPT: .02; .01 for
-        MoCo-v3). Its bias starts at 0.
+      head_std: standard deviation of the head's initial kernel (SPT: .02; .01 for MoCo-v3).
+      head_init: how the head starts. 'normal': normal with `head_std`, bias 0. timm's
+        `trunc_normal_` does this too, as it cuts at -2 and 2, a hundred standard deviations away.
+        'kaiming': normal with variance 2 / K, bias -log(99), as VPT's code.
     """
 
     backbone: Backbone
@@ -34,6 +37,7 @@ class Classifier:
     tuner: Tuner
     num_classes: int
     head_std: float = 0.02
+    head_init: str = 'normal'
 
     @property
     def mixes_examples(self) -> bool:
@@ -56,8 +60,11 @@ class Classifier:
         """Returns random parameters of what is added: {'tuner', 'head'}, float32."""
         tuner_key, head_key = jax.random.split(key)
         shape = (self.tuner.feature_dim(self.spec), self.num_classes)
-        kernel = self.head_std * jax.random.truncated_normal(head_key, -2.0, 2.0, shape)
-        head = {'kernel': kernel, 'bias': jnp.zeros((self.num_classes,))}
+        kaiming = self.head_init == 'kaiming'
+        std = math.sqrt(2 / self.num_classes) if kaiming else self.head_std
+        kernel = std * jax.random.normal(head_key, shape)
+        bias = jnp.full((self.num_classes,), -math.log(99) if kaiming else 0.0)
+        head = {'kernel': kernel, 'bias': bias}
         return {'tuner': self.tuner.init(tuner_key, self.spec), 'head': head}
 
     def apply(
@@ -124,7 +131,13 @@ class Classifier:
 
 
 def build_classifier(
-    config: Config, method: Method, num_classes: int, *, head_std: float = 0.02, **options
+    config: Config,
+    method: Method,
+    num_classes: int,
+    *,
+    head_std: float = 0.02,
+    head_init: str = 'normal',
+    **options: Any,
 ) -> Classifier:
     """Builds the classifier of a method.
 
@@ -133,6 +146,7 @@ def build_classifier(
       method: a row of `methods.METHODS`.
       num_classes: K, at least 2.
       head_std: see `Classifier`.
+      head_init: likewise.
       **options: the tuner's options (`method.options()` lists them).
 
     Raises:
@@ -150,4 +164,4 @@ def build_classifier(
     wanted = {*ends, *tuner.seams(spec), cut.block}
     seams = sorted(s for s in wanted if 0 < s < spec.num_layers)
     backbone = family_of(config).make(config, tuple(seams))
-    return Classifier(backbone, spec, tuner, num_classes, head_std)
+    return Classifier(backbone, spec, tuner, num_classes, head_std, head_init)

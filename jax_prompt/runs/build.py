@@ -1,6 +1,5 @@
 """From a RunConfig to what a run is made of: data, backbone, weights, model and program."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -26,6 +25,7 @@ from jax_prompt.train.memory import StepPlan, plan_step
 from jax_prompt.train.masked import as_masked
 from jax_prompt.train.optim import Hyper, check_warmup
 from jax_prompt.train.mesh import data_mesh, split_frozen
+from jax_prompt.train.order import num_steps
 from jax_prompt.train.job import Data, Job
 from jax_prompt.train.step import Program, WithRaw
 from jax_prompt.weights.load import Identity, load_weights
@@ -89,6 +89,9 @@ def build_backbone(config: RunConfig, recorded: Identity | None = None) -> Loade
             raise ValueError(report.unsettled)
         network, identity, skipped = report.config, report.identity, report.skipped
         notes = report.notes
+        if options.norm == 'fresh':
+            tree = fresh_norm(tree)
+            notes = (*notes, "the file's final norm is replaced by a fresh one (model.norm)")
         mean, std = identity.mean, identity.std
     elif config.weights:
         raise ValueError(
@@ -109,6 +112,21 @@ def build_backbone(config: RunConfig, recorded: Identity | None = None) -> Loade
         tuple(own or default) for own, default in ((options.mean, mean), (options.std, std))
     )
     return LoadedBackbone(network, tree, identity, mean, std, skipped, notes)  # type: ignore[arg-type]
+
+
+def fresh_norm(tree: Tree) -> Tree:
+    """Returns a backbone's parameters with a final norm that has not been trained.
+
+    Raises:
+      ValueError: the backbone has no final norm.
+    """
+    if 'norm' not in tree:
+        raise ValueError(
+            "model.norm is 'fresh', and the backbone has no final norm; leave model.norm empty"
+        )
+    norm = tree['norm']
+    fresh = {'scale': np.ones_like(norm['scale']), 'bias': np.zeros_like(norm['bias'])}
+    return {**tree, 'norm': fresh}
 
 
 def planned(backbone: LoadedBackbone, config: RunConfig) -> LoadedBackbone:
@@ -137,6 +155,7 @@ def build_program(config: RunConfig, backbone: LoadedBackbone, num_classes: int,
         method,
         num_classes,
         head_std=config.model.head_std,
+        head_init=config.model.head_init,
         **config.tuner_options,
     )
     plan = _plan(config, method, backbone.config, backbone.config.remat)
@@ -144,7 +163,7 @@ def build_program(config: RunConfig, backbone: LoadedBackbone, num_classes: int,
         classifier=classifier,
         optim=config.optim,
         epochs=config.epochs,
-        steps_per_epoch=math.ceil(count / config.batch_size),
+        steps_per_epoch=num_steps(count, config.batch_size, config.drop_last),
         augment=config.augment,
         image_size=backbone.config.image_size,
         mean=backbone.mean,
@@ -288,7 +307,7 @@ class Prefixed:
 
     def program_of(self, count: int, epochs: int) -> Program:
         """Returns the program that starts where the data stands, for `count` images an epoch."""
-        steps = math.ceil(count / self.config.batch_size)
+        steps = num_steps(count, self.config.batch_size, self.config.drop_last)
         check_warmup(self.config.optim, epochs, steps)
         return replace(self.program, start=self.cut, steps_per_epoch=steps, epochs=epochs)
 

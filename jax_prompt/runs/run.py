@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jax_prompt.core.grids import edges
 from jax_prompt.core.tree import count
 from jax_prompt.methods import get_method
 from jax_prompt.runs.ahead import images_after
@@ -218,6 +219,8 @@ class _Run:
             candidates[name] = Candidate(job, self.trainable, self.frozen, shown)
         folder = self.workdir / 'search'
         found = Search(candidates, folder, config.population, self._say).run()
+        for value, edge in edges(found.row, config.grids).items():
+            self._say(f'search: {value} is the {edge} of its grid; a better one may lie beyond')
         self.earlier += found.earlier
         self._take(config.candidates[found.name][1])
         return found, candidates[found.name].job
@@ -286,6 +289,7 @@ class _Run:
             **trained.hyper._asdict(),
             **({'num_prompts': config.num_prompts} if self.method.has_prompts else {}),
             'search': trained.searched,
+            'at_edge': edges(trained.hyper._asdict(), config.grids) if config.search else {},
             'trained_on': 'train' if trained.splits[1] else 'train+val',
             'seconds_total': time.perf_counter() - self.began + self.earlier,
             'images_per_second': done.images_per_second,

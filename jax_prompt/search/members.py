@@ -166,7 +166,8 @@ class Members:
     def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns an epoch's index rows, [steps, B] or [steps, S, B], and weights [steps, B]."""
         count, size = len(self.job.train.labels), self.job.batch_size
-        orders = [epoch_order(key, epoch, count, size) for key in self.order_keys]
+        steps = self.program.steps_per_epoch
+        orders = [epoch_order(key, epoch, count, size, steps) for key in self.order_keys]
         rows = orders[0][0] if self.shared else np.stack([one[0] for one in orders], axis=1)
         return rows, orders[0][1]
 

@@ -248,12 +248,13 @@ class _Training:
     def run(self) -> None:
         """Trains to the stage's last epoch."""
         job, step = self.job, int(self.state.step)
-        steps, total = self.program.steps_per_epoch, len(job.train.labels)
+        steps, count = self.program.steps_per_epoch, len(job.train.labels)
+        total = min(count, steps * job.batch_size)  # images of an epoch
         progress = Progress(job.name, job.last_epoch * total, job.quiet, job.after)
         progress.start(images_done(step, steps, job.batch_size, total))
         take_snapshot(job.directory, job.snapshot_every, self.program, self.state)
         for epoch in range(step // steps, job.last_epoch):
-            rows, weights = epoch_order(self.order_key, epoch, total, job.batch_size)
+            rows, weights = epoch_order(self.order_key, epoch, count, job.batch_size, steps)
             done = int(self.state.step) - epoch * steps
             for first, stop in device_calls(steps, job.steps_per_call, done):
                 save = partial(self.record.save, self.state)
