@@ -184,8 +184,9 @@ def test_resized_crop_of_the_whole_image_is_pillows_resize(kernel, size):
     out = RUN(KEY, images, size, Augment('resized', scale_min=1.0, kernel=kernel))
     for got, image in zip(np.asarray(out), np.asarray(images), strict=True):
         want = Image.fromarray(image).resize((size, size), Image.Resampling[kernel.upper()])
-        # Pillow rounds after each of the two axes.
-        assert np.abs(got * 255 - np.asarray(want)).max() <= 1.01
+        # Pillow rounds after each axis; a bicubic kernel's weights add up to 1.25 without signs.
+        most = 0.5 + 0.5 * {'bilinear': 1.0, 'bicubic': 1.25}[kernel]
+        assert np.abs(got * 255 - np.asarray(want)).max() <= most + 0.01
 
 
 def test_resized_crop_takes_a_box_of_allowed_area_and_ratio():
