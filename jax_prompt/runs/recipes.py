@@ -15,7 +15,7 @@ _CACHED = ('linear', 'mlp')
 _OFFLINE_LRS = {
     'full': (1e-4, 3e-4, 1e-3),
     'spt_deep': (3e-2, 1e-1, 3e-1),
-    'spt_shallow': (3e-2, 1e-1),
+    'spt_shallow': (3e-2, 1e-1, 3e-1),
 }
 
 # Three values, an octave and a half apart, around what worked.
