@@ -28,6 +28,7 @@ from jax_prompt.train.mesh import data_mesh, split_frozen
 from jax_prompt.train.order import num_steps
 from jax_prompt.train.job import Data, Job
 from jax_prompt.train.step import Program, WithRaw
+from jax_prompt.weights.fresh import fresh_norm
 from jax_prompt.weights.load import Identity, load_weights
 
 
@@ -112,21 +113,6 @@ def build_backbone(config: RunConfig, recorded: Identity | None = None) -> Loade
         tuple(own or default) for own, default in ((options.mean, mean), (options.std, std))
     )
     return LoadedBackbone(network, tree, identity, mean, std, skipped, notes)  # type: ignore[arg-type]
-
-
-def fresh_norm(tree: Tree) -> Tree:
-    """Returns a backbone's parameters with a final norm that has not been trained.
-
-    Raises:
-      ValueError: the backbone has no final norm.
-    """
-    if 'norm' not in tree:
-        raise ValueError(
-            "model.norm is 'fresh', and the backbone has no final norm; leave model.norm empty"
-        )
-    norm = tree['norm']
-    fresh = {'scale': np.ones_like(norm['scale']), 'bias': np.zeros_like(norm['bias'])}
-    return {**tree, 'norm': fresh}
 
 
 def planned(backbone: LoadedBackbone, config: RunConfig) -> LoadedBackbone:
