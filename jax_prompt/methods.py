@@ -1,15 +1,15 @@
 """The one table of methods, and their combinations.
 
-A row is a `core.method.Method`. `a+b` combines rows, for example prompts and LoRA.
+A row is a `method.Method`. `a+b` combines rows, for example prompts and LoRA.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jax_prompt.core.method import Method, Transform, nothing, suggestion
-from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec, Cut
+from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tuner import Tuner
+from jax_prompt.method import Method, Transform, suggestion
 from jax_prompt.tuners.adapter import Adapter
 from jax_prompt.tuners.bias import Biases
 from jax_prompt.tuners.compose import Compose
@@ -27,60 +27,20 @@ from jax_prompt.tuners.sidetune import SideTune
 from jax_prompt.tuners.snf import SNF
 from jax_prompt.tuners.ssf import SSF
 from jax_prompt.tuners.vpt import VPT
-
-
-def _everything(path: str, tuner: Tuner, spec: BackboneSpec) -> bool:
-    return True
-
-
-def _named(path: str, tuner: Tuner, spec: BackboneSpec) -> bool:
-    assert isinstance(tuner, Biases | ChannelPrompt | Partial)
-    return tuner.trains(path, spec)
-
-
-def _at_features(tuner: Tuner, spec: BackboneSpec) -> Cut:
-    return FEATURES
-
-
-def _at_first_layer(tuner: Tuner, spec: BackboneSpec) -> Cut:
-    return Cut(tuner.layer_range(spec).start)
-
-
-def _at_last_block(tuner: Tuner, spec: BackboneSpec) -> Cut:
-    return Cut(spec.num_layers - 1)
-
-
-def _at_first_trained(tuner: Tuner, spec: BackboneSpec) -> Cut:
-    assert isinstance(tuner, Partial)
-    return Cut(tuner.first_block(spec))
-
-
-def _at_first_prompt(tuner: Tuner, spec: BackboneSpec) -> Cut:
-    return Cut(tuner.prompt_layers(spec)[0])
-
-
-def _dvpt(tuner: Tuner, spec: BackboneSpec) -> Cut:
-    assert isinstance(tuner, DVPT)
-    return IMAGE if tuner.meta_input == 'pixels' else _at_first_prompt(tuner, spec)
-
-
-def _lion(tuner: Tuner, spec: BackboneSpec) -> Cut:
-    assert isinstance(tuner, LION)
-    return IMAGE if tuner.image_block or tuner.input == 'image' else FEATURES
-
+from jax_prompt.tuners.whole import Whole
 
 _ROWS = (
-    Method('linear', 'the head alone, on frozen features', cut=_at_features),
+    Method('linear', 'the head alone, on frozen features'),
     Method(
         'full',
         'every weight of the backbone and the head',
-        trains=_everything,
+        Whole,
         batch_statistics=True,
     ),
     Method(
         'retrain',
         'every weight, from random initialisation',
-        trains=_everything,
+        Whole,
         pretrained=False,
         batch_statistics=True,
     ),
@@ -89,21 +49,13 @@ _ROWS = (
         'P prompts at the first block (Jia et al., eq. 4, 5)',
         VPT,
         {'deep': False},
-        cut=_at_first_prompt,
     ),
-    Method(
-        'vpt_deep',
-        'P prompts at every block (Jia et al., eq. 6, 7)',
-        VPT,
-        {'deep': True},
-        cut=_at_first_prompt,
-    ),
+    Method('vpt_deep', 'P prompts at every block (Jia et al., eq. 6, 7)', VPT, {'deep': True}),
     Method(
         'spt_shallow',
         'VPT-shallow that starts from token prototypes (SPT, eq. 11)',
         VPT,
         {'deep': False},
-        cut=_at_first_prompt,
         calibrated=True,
     ),
     Method(
@@ -111,7 +63,6 @@ _ROWS = (
         'VPT-deep that starts from token prototypes (SPT, eq. 13)',
         VPT,
         {'deep': True},
-        cut=_at_first_prompt,
         calibrated=True,
     ),
     Method(
@@ -119,21 +70,18 @@ _ROWS = (
         'prompts that depend on the image, at the first block (DVPT, eq. 5, 7)',
         DVPT,
         {'deep': False},
-        cut=_dvpt,
     ),
     Method(
         'dvpt_deep',
         'the same, and static prompts at the further blocks (DVPT, eq. 7, 8)',
         DVPT,
         {'deep': True},
-        cut=_dvpt,
     ),
     Method(
         'dvpt_spt',
         'DVPT-deep that starts from token prototypes (SPT, eq. 13)',
         DVPT,
         {'deep': True},
-        cut=_dvpt,
         calibrated=True,
     ),
     Method(
@@ -141,66 +89,31 @@ _ROWS = (
         'VPT-shallow with gates between blocks and attention temperatures (Yoo et al.)',
         GatedVPT,
         {'deep': False},
-        cut=_at_first_prompt,
     ),
-    Method(
-        'e2vpt',
-        'VPT-deep with prompts among keys and values (E2VPT)',
-        E2VPT,
-        {'deep': True},
-        cut=_at_first_prompt,
-    ),
+    Method('e2vpt', 'VPT-deep with prompts among keys and values (E2VPT)', E2VPT, {'deep': True}),
     Method('vpt_pad', 'a learned border of P pixels around the image (Jia et al.)', BorderPrompt),
     Method(
-        'vpt_channels',
-        'P learned input channels beside the colours (Jia et al.)',
-        ChannelPrompt,
-        trains=_named,
+        'vpt_channels', 'P learned input channels beside the colours (Jia et al.)', ChannelPrompt
     ),
     Method(
         'lion',
         'equilibrium blocks on the image and on the features (LION, eq. 1-6)',
         LION,
-        cut=_lion,
         transform=RobustTraining,
     ),
-    Method(
-        'partial',
-        'the last k blocks and the final norm (option last)',
-        Partial,
-        trains=_named,
-        cut=_at_first_trained,
-    ),
-    Method('bias', 'the biases of the backbone (BitFit)', Biases, trains=_named),
-    Method(
-        'mlp', 'a head of k layers on frozen features (option layers)', MLPHead, cut=_at_features
-    ),
+    Method('partial', 'the last k blocks and the final norm (option last)', Partial),
+    Method('bias', 'the biases of the backbone (BitFit)', Biases),
+    Method('mlp', 'a head of k layers on frozen features (option layers)', MLPHead),
     Method('sidetune', 'a small network beside the backbone (Side-Tuning)', SideTune),
-    Method(
-        'snf',
-        'a normalising flow on each residual shortcut (SNF)',
-        SNF,
-        cut=_at_first_layer,
-    ),
+    Method('snf', 'a normalising flow on each residual shortcut (SNF)', SNF),
     Method(
         'mp',
         'second moments of the last tokens beside the features (moment probing)',
         MomentProbing,
-        cut=_at_last_block,
     ),
-    Method(
-        'lora',
-        'low-rank updates of projections (Hu et al., arXiv:2106.09685, eq. 3)',
-        LoRA,
-        cut=_at_first_layer,
-    ),
+    Method('lora', 'low-rank updates of projections (Hu et al., arXiv:2106.09685, eq. 3)', LoRA),
     Method('ssf', 'a scale and a shift after each operation (Lian et al., arXiv:2210.08823)', SSF),
-    Method(
-        'adapter',
-        'a bottleneck in each block (Houlsby et al., arXiv:1902.00751)',
-        Adapter,
-        cut=_at_first_layer,
-    ),
+    Method('adapter', 'a bottleneck in each block (Houlsby et al., arXiv:1902.00751)', Adapter),
 )
 
 METHODS: Mapping[str, Method] = {row.name: row for row in _ROWS}
@@ -232,15 +145,8 @@ class Combined(Method):
 
     def make_tuner(self, **options: Any) -> Tuner:
         self._check(options, self.options(), 'part')
-        made = Compose(
-            tuple((row.name, row.make_tuner(**options.get(row.name, {}))) for row in self.rows)
-        )
-        if made.needs_raw() and any(row.trains is not nothing for row in self.rows):
-            raise ValueError(
-                f'method {self.name!r} trains the backbone, and a part of it needs the features of '
-                'the frozen one; combine that part with methods that leave the backbone alone'
-            )
-        return made
+        made = [(row.name, row.make_tuner(**options.get(row.name, {}))) for row in self.rows]
+        return Compose(tuple(made))
 
     def transform_options(self) -> dict[str, Any]:
         return {k: v for row in self.rows for k, v in row.transform_options().items()}
@@ -253,29 +159,16 @@ class Combined(Method):
 
 def _combine(name: str, rows: tuple[Method, ...]) -> Combined:
     # Beside a backbone that trains whole, an addition to the frozen one says nothing.
-    whole = [row.name for row in rows if not row.pretrained or row.trains is _everything]
+    whole = [row.name for row in rows if not row.pretrained or row.tuner is Whole]
     twice = len({row.name for row in rows}) < len(rows)
     if whole or twice or sum(row.transform is not None for row in rows) > 1:
         raise ValueError(
             f'method {name!r} can not be combined; allowed: different methods that leave '
             'weights of a pretrained backbone frozen, of which one at most wraps the optimizer'
         )
-
-    def pairs(tuner: Tuner) -> list[tuple[Method, Tuner]]:
-        assert isinstance(tuner, Compose)
-        return [(row, part) for row, (_, part) in zip(rows, tuner.parts, strict=True)]
-
-    def trains(path: str, tuner: Tuner, spec: BackboneSpec) -> bool:
-        return any(row.trains(path, part, spec) for row, part in pairs(tuner))
-
-    def cut(tuner: Tuner, spec: BackboneSpec) -> Cut:
-        return min(row.cut(part, spec) for row, part in pairs(tuner))
-
     return Combined(
         name,
         ' + '.join(row.summary for row in rows),
-        trains=trains,
-        cut=cut,
         calibrated=any(row.calibrated for row in rows),
         batch_statistics=any(row.batch_statistics for row in rows),
         rows=rows,
@@ -304,8 +197,8 @@ def check_fits(method: Method, tuner: Tuner, spec: BackboneSpec) -> None:
     Raises:
       ValueError: prompts among tokens, and a backbone without attention; names what fits.
     """
-    if tuner.prompt_length and not spec.num_heads:
-        fits = [row.name for row in METHODS.values() if not row.make_tuner().prompt_length]
+    if tuner.facts(spec).prompt_length and not spec.has_tokens:
+        fits = [n for n, row in METHODS.items() if not row.make_tuner().facts(spec).prompt_length]
         raise ValueError(
             f'method {method.name!r} puts prompts among tokens, and a {spec.family} has none; '
             f'allowed: {", ".join(fits)} (vpt_pad and vpt_channels are its prompts)'

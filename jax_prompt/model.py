@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -10,10 +11,11 @@ import jax.numpy as jnp
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.families import family_of
 from jax_prompt.core.backbone import Backbone
-from jax_prompt.core.method import Method
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec, Cut
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
+from jax_prompt.method import Method
 from jax_prompt.methods import check_fits
 
 
@@ -39,6 +41,11 @@ class Classifier:
     head_std: float = 0.02
     head_init: str = 'normal'
 
+    @cached_property
+    def facts(self) -> Facts:
+        """What the tuner states of itself on this backbone."""
+        return self.tuner.facts(self.spec)
+
     @property
     def mixes_examples(self) -> bool:
         """Whether in training an image's result depends on the others of its batch.
@@ -47,7 +54,7 @@ class Classifier:
         other images.
         """
         by_batch = getattr(self.backbone.config, 'batch_statistics', False)
-        return by_batch or self.tuner.mixes_images
+        return by_batch or self.facts.mixes_images
 
     def init(self, key: jax.Array) -> Tree:
         """Returns random parameters {'backbone', 'tuner', 'head'}, float32."""
@@ -59,7 +66,7 @@ class Classifier:
     def init_added(self, key: jax.Array) -> Tree:
         """Returns random parameters of what is added: {'tuner', 'head'}, float32."""
         tuner_key, head_key = jax.random.split(key)
-        shape = (self.tuner.feature_dim(self.spec), self.num_classes)
+        shape = (self.facts.feature_dim, self.num_classes)
         kaiming = self.head_init == 'kaiming'
         std = math.sqrt(2 / self.num_classes) if kaiming else self.head_std
         kernel = std * jax.random.normal(head_key, shape)
@@ -97,9 +104,9 @@ class Classifier:
         features: Any = x
         if start == FEATURES:
             raw = x
-        elif raw is None and self.tuner.needs_raw():
+        elif raw is None and self.facts.needs_raw:
             raw = self.raw_features(params['backbone'], x, start)
-        if self.tuner.bare() and raw is not None:
+        if self.facts.bare and raw is not None:
             features = raw
         elif start != FEATURES:
             features = self.backbone.apply(
@@ -159,9 +166,6 @@ def build_classifier(
         config = replace(config, batch_statistics=True)  # type: ignore[arg-type]
     spec, tuner = config.spec(), method.make_tuner(**options)
     check_fits(method, tuner, spec)
-    asked, cut = tuner.prompt_layers(spec), method.cut(tuner, spec)
-    ends = [asked[0], asked.stop] if len(asked) > 1 else [asked[0]] if len(asked) else []
-    wanted = {*ends, *tuner.seams(spec), cut.block}
-    seams = sorted(s for s in wanted if 0 < s < spec.num_layers)
-    backbone = family_of(config).make(config, tuple(seams))
+    seams = tuple(seam for seam in tuner.facts(spec).seams if 0 < seam < spec.num_layers)
+    backbone = family_of(config).make(config, seams)
     return Classifier(backbone, spec, tuner, num_classes, head_std, head_init)

@@ -82,7 +82,9 @@ def pick_images(run: Restored, options: Options) -> np.ndarray:
         lambda i: whole.where(int(index[i])),
     )
     in_memory = replace(run.config, input=replace(run.config.input, budget_mb=1e12))
-    return load_split(in_memory, part, run.program.image_size).data
+    images = load_split(in_memory, part, run.program.image_size).data
+    assert isinstance(images, np.ndarray)
+    return images
 
 
 def look(run: Restored, params: Tree, images: np.ndarray) -> dict[str, np.ndarray]:

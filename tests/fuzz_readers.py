@@ -13,17 +13,22 @@ from small_data import encode, picture, write_pack
 
 from jax_prompt.backbones import table
 from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.core.checksum import hash_tree
 from jax_prompt.core.npz import read_npy, read_npz
-from jax_prompt.core.tree import flatten
+from jax_prompt.core.tree import flatten, unflatten
 from jax_prompt.data.open import open_source
+from jax_prompt.packs.file import KEY, SUM, read_pack
+from jax_prompt.packs.header import SCHEMA
 from jax_prompt.report.collect import from_workdir
 from jax_prompt.runs.config import resolve
 from jax_prompt.runs.restore import read_config
 from jax_prompt.runs.workdir import open_workdir
 from jax_prompt.train.log import read_json, read_metrics
 from jax_prompt.train.snapshots import load_snapshot
+from jax_prompt.weights.cache import Record, read_record, write_record
 from jax_prompt.weights.load import load_weights, save_converted
 from jax_prompt.weights.readers import read
+from jax_prompt.weights.writer import write_safetensors
 
 GOLDEN = Path(__file__).parent / 'weights' / 'golden'
 ARCH = 'vit_fuzz'
@@ -83,7 +88,7 @@ def kinds(folder: Path) -> list[Kind]:
     Args:
       folder: where files are made on the way.
     """
-    return [*_weights(folder), *_packs(folder), *_run_files()]
+    return [*_weights(folder), *_packs(folder), *_run_files(), *_tuned(folder)]
 
 
 def _bytes_of(save: Callable[..., None], **arrays: Any) -> bytes:
@@ -215,4 +220,48 @@ def _run_files() -> list[Kind]:
             lambda path: flatten(load_snapshot(path, like)),
         ),
         Kind('labels.npy', 'labels.npy', labels, lambda path: {'labels': read_npy(path)}),
+    ]
+
+
+_HEADER = {
+    'schema': SCHEMA,
+    'config': CONFIG,
+    'content': 'ab' * 32,
+    'result': {
+        **{name: RESULT[name] for name in ('method', 'backbone', 'seed', 'trained_on', 'classes')},
+        **{name: RESULT[name] for name in ('data', 'data_fingerprint', 'versions', 'lr')},
+        **{name: RESULT[name] for name in ('num_trainable', 'num_trainable_head', 'machine')},
+        **dict.fromkeys(('test_accuracy', 'val_accuracy', 'best_val_accuracy'), 0.75),
+        **dict.fromkeys(('test_accuracy_best_val', 'test_loss', 'best_val_epoch')),
+        **{'weight_decay': 0.0, 'head_weight_decay': 0.0, 'num_examples': {'train': 8}},
+        **{'mean': [0.5] * 3, 'std': [0.5] * 3, 'trained_sha256': 'cd' * 32},
+        'weights': {
+            **{'name': 'vit_micro', 'source': 'w.bin', 'sha256': 'ab', 'format': 'timm'},
+            **{'mean': [0.5] * 3, 'std': [0.5] * 3},
+        },
+    },
+}
+
+
+def _tuned(folder: Path) -> list[Kind]:
+    """A tuned task as a file, and the record of a fetched one."""
+    rng = np.random.default_rng(0)
+    shapes = {'head/bias': (2,), 'head/kernel': (8, 2), 'tuner/layers/prompts': (2, 3, 8)}
+    flat = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    stream = io.BytesIO()
+    metadata = {KEY: json.dumps(_HEADER), SUM: hash_tree(unflatten(flat), _HEADER)}
+    write_safetensors(stream, flat, '', metadata)
+    write_record(folder / 'w', Record('https://example.org/w', 'ab' * 32, 100, 'publisher'))
+    record = (folder / 'w.fetched.json').read_bytes()
+
+    def tuned(path: Path) -> dict[str, Any]:
+        made = read_pack(path)
+        return flatten(made.tree) | {'header': made.header, 'sum': made.sha256}
+
+    def fetched(path: Path) -> dict[str, Any]:
+        return {'record': read_record(path.with_name('w'))}
+
+    return [
+        Kind('tuned pack', 'p.safetensors', stream.getvalue(), tuned),
+        Kind('fetched.json', 'w.fetched.json', record, fetched),
     ]

@@ -23,9 +23,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from defects import MUTANTS, Mutant
+import defects
+import defects_of_packs
+from defects import Mutant
 
 ROOT = Path(__file__).resolve().parents[1]
+MUTANTS = (*defects.MUTANTS, *defects_of_packs.MUTANTS)
 
 
 def catch(mutant: Mutant, tests: Path, scratch: Path) -> str | None:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / 'jax_prompt'
 # a module at its top; 'backbones.table' names one module of a room.
 CONFIGS = ['backbones.vit_config', 'backbones.swin_config', 'backbones.resnet_config']
 TABLES = ['backbones.table', 'backbones.architectures', *CONFIGS]
-BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'methods']
+BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'method', 'methods']
 BELOW_ENGINE = [*BELOW_MODEL, 'model', 'weights', 'data']
 BELOW_RUNS = [*BELOW_ENGINE, 'evals', 'train', 'calibrate', 'search']
 ARROWS = {
@@ -25,7 +25,8 @@ ARROWS = {
     'deq': ['core'],
     'backbones': ['core', 'nn', 'deq'],
     'tuners': ['core', 'nn', 'deq'],
-    'methods': ['core', 'nn', 'deq', 'backbones', 'tuners'],
+    'method': ['core'],
+    'methods': ['core', 'nn', 'deq', 'backbones', 'tuners', 'method'],
     'model': BELOW_MODEL,
     'weights': ['core', *TABLES],
     'data': ['core', *TABLES],
@@ -36,6 +37,7 @@ ARROWS = {
     'search': [*BELOW_ENGINE, 'evals', 'train'],
     'runs': BELOW_RUNS,
     'suite': [*BELOW_RUNS, 'runs', 'report'],
+    'packs': [*BELOW_RUNS, 'runs', 'report'],
     'door': ['core'],
 }
 
@@ -43,6 +45,7 @@ ARROWS = {
 ALWAYS = {'jax', 'flax', 'optax', 'numpy'}
 INSIDE = {
     *('ml_dtypes', 'safetensors', 'PIL', 'orbax', 'tqdm', 'chex', 'array_record', 'sklearn'),
+    'requests',
     *('tensorflow_datasets', 'ml_collections'),
 }
 NEVER = {'torch', 'torchvision', 'timm', 'transformers', 'tensorflow', 'tf_keras', 'keras'}

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +14,10 @@ from jax_prompt.core.tree import count, flatten, merge, split
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS, get_method
 from jax_prompt.model import build_classifier
+from jax_prompt.train.compiled import make_step
 from jax_prompt.train.mesh import data_mesh, replicate
 from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.step import Program, make_step
+from jax_prompt.train.step import Program
 
 CONFIG = ViTConfig(32, 3, 2, 64, 4, 16)
 CLASSES, PROMPTS, BATCH = 5, 4, 8
@@ -127,7 +129,7 @@ def test_frozen_leaves_stay_and_every_trainable_leaf_moves(name):
 @pytest.mark.parametrize('name', METHODS)
 def test_a_change_of_trainables_changes_nothing_before_the_cut(name):
     classifier, trainable, frozen = _build(name)
-    cut = get_method(name).cut(classifier.tuner, classifier.spec)
+    cut = classifier.facts.cut
     images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
     params = merge(trainable, frozen)
     if cut.at_image:
@@ -173,7 +175,7 @@ def test_sharded_step_equals_single_device(name):
 
 
 def _close(got, want):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
+    chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', METHODS)

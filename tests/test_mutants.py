@@ -1,8 +1,7 @@
 """The places that the deliberate defects change still exist, and their tests do."""
 
 import pytest
-from defects import MUTANTS
-from mutants import ROOT
+from mutants import MUTANTS, ROOT
 
 
 @pytest.mark.parametrize('mutant', MUTANTS, ids=lambda mutant: mutant.name)

@@ -165,7 +165,8 @@ class ResNet(nn.Module):
         """A feature map [B, H, W, D] to features [B, D] float32."""
         pixels = x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)  # [B, N, D]
         features = jnp.mean(pixels, axis=1)
-        return tuner.pool(place, pixels, features) if tuner.needs_tokens() else features
+        asked = tuner.facts(self.config.spec()).needs_tokens
+        return tuner.pool(place, pixels, features) if asked else features
 
 
 def _init_blocks(block: Block, count: int, key: jax.Array) -> Tree:

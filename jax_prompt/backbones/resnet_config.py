@@ -159,6 +159,7 @@ class ResNetConfig:
                 'stem_norm': Site(self.width, self.width, 'stem_norm'),
             },
             stages=stages,
+            projection='conv2',  # 3x3, or the second 3x3 of a basic block
         )
 
     def _run(self, first: int, last: int) -> Stage:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from jax_prompt.core.devices import whole
 from jax_prompt.core.spec import BackboneSpec, Cut
+from jax_prompt.core.staged import segment
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
 
@@ -72,9 +73,10 @@ class Stack:
           Tokens [B, C + P + N, D]; without prompts where the next layer has its own.
         """
         spec, (first, last), lead = self.spec, span, self.spec.num_lead
-        asked, length = tuner.prompt_layers(spec), tuner.prompt_length
+        facts = tuner.facts(spec)
+        asked, length = facts.prompt_layers, facts.prompt_length
         # The leaves of these layers, [last - first, ...].
-        own = tuner.segment(params.get('layers', {}), span, spec)
+        own = segment(params.get('layers', {}), span, facts, spec)
         ends = {0, spec.num_layers, *self.seams}
         if len(asked) and (asked[0] not in ends or (len(asked) > 1 and asked.stop not in ends)):
             raise ValueError(f'prompts stand in blocks {asked}; both ends must be seams')
@@ -88,6 +90,7 @@ class Stack:
             stage_start=stage_start,
             prompts_at=(lead, length) if length else (0, 0),
             prompts_end=ending,
+            mixes_images=facts.mixes_images,
         )
 
         def at(layer: Any, layer_params: Tree) -> Place:

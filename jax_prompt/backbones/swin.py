@@ -188,7 +188,8 @@ class Swin(nn.Module):
         num_patches = cfg.grid_of(len(cfg.depths) - 1) ** 2
         first = 0 if cfg.pool == 'mean_prompts' else x.shape[1] - num_patches
         features = jnp.mean(kept[:, first:], axis=1)
-        return tuner.pool(place, normed, features) if tuner.needs_tokens() else features
+        asked = tuner.facts(cfg.spec()).needs_tokens
+        return tuner.pool(place, normed, features) if asked else features
 
 
 def _windows(config: SwinConfig, stage: int, layer: Any) -> Windows:

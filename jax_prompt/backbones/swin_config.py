@@ -130,6 +130,7 @@ class SwinConfig:
             sites=stages[0].sites,
             outer=outer,
             stages=stages,
+            windowed=True,
         )
 
     @property

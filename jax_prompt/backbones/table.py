@@ -2,27 +2,27 @@
 
 An architecture says what the network is; a tag says which weights, and with them how images are
 normalised: with the wrong mean and std a ViT-Ti of the table falls from 83 to 50 % on ImageNet. An
-architecture alone means its first tag. Weights are never downloaded; `find_weights` says where they
-are to be had. `sha256` is given where the publisher states it.
+architecture alone means its first tag. Nothing is downloaded here; `find_weights` says where a file
+is to be had, and `weights.fetch` brings it if it is asked to.
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jax_prompt.backbones.architectures import ARCHITECTURES, Config
-
-Colour = tuple[float, float, float]
-
-HALF: Colour = (0.5, 0.5, 0.5)
-IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
-IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
+from jax_prompt.core.colour import HALF, IMAGENET_MEAN, IMAGENET_STD, Colour
 
 _GOOGLE = 'https://storage.googleapis.com/vit_models'
 _FAIR = 'https://dl.fbaipublicfiles.com'
 _HUB = 'https://huggingface.co'
+# torch.hub names a file NAME-DIGITS.pth, after the first digits of its SHA-256.
+_TORCH_HUB = re.compile(r'-([0-9a-f]{8,64})\.pth$')
+# Tags whose publishers forbid commercial use: LICENSE of facebookresearch/mae and of /moco-v3.
+_NON_COMMERCIAL = {'mae': 'CC BY-NC 4.0', 'moco_v3': 'CC BY-NC 4.0'}
 _SWIN = 'https://github.com/SwinTransformer/storage/releases/download'
 
 
@@ -56,6 +56,17 @@ class Entry:
     def arch(self) -> str:
         """The architecture's name."""
         return self.name.split('.', 1)[0]
+
+    @property
+    def licence(self) -> str:
+        """The licence where it forbids commercial use; '' where none is known to."""
+        return _NON_COMMERCIAL.get(self.name.partition('.')[2], '')
+
+    @property
+    def sha256_begins(self) -> str:
+        """The checksum that the publisher states, or its first digits; '' where none is stated."""
+        digits = _TORCH_HUB.search(self.filename)
+        return self.sha256 or (digits[1] if digits else '')
 
     @property
     def packaged(self) -> bool:
@@ -276,5 +287,6 @@ def _advice(entry: Entry) -> str:
     more = f' Other weights for it: {", ".join(others)}.' if others else ''
     return (
         f'Download {entry.name} from\n  {entry.url}\nand pass it as --config.weights=FILE '
-        f'(for example --config.weights={entry.filename}).{more}'
+        f'(for example --config.weights={entry.filename}), or let it be fetched: '
+        f'--config.weights=auto.{more}'
     )

@@ -156,7 +156,7 @@ class ViT(nn.Module):
         """Runs the blocks of one segment."""
         cfg = self.config
         last = span == (cfg.depth - 1, cfg.depth)
-        alone = last and cfg.pool == 'cls' and not tuner.needs_tokens()
+        alone = last and cfg.pool == 'cls' and not tuner.facts(cfg.spec()).needs_tokens
         block = Block(cfg, int(alone), parent=None)
 
         def apply(weights: Tree, x: jax.Array, here: Place, rate: Any) -> jax.Array:
@@ -171,7 +171,8 @@ class ViT(nn.Module):
     def _pool(self, x: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
         """Tokens [B, C + P + N, D] to features [B, D] float32."""
         cfg = self.config
-        num_prompts = tuner.prompt_length if tuner.prompt_layers(cfg.spec()) else 0
+        facts = tuner.facts(cfg.spec())
+        num_prompts = facts.prompt_length if facts.prompt_layers else 0
         layer_norm = nn.LayerNorm(epsilon=cfg.norm_epsilon, dtype=jnp.float32, name='norm')
 
         def norm(tokens):
@@ -185,7 +186,7 @@ class ViT(nn.Module):
             features = norm(x[:, 0])
         else:
             features = norm(jnp.mean(x[:, first:].astype(jnp.float32), axis=1))
-        return tuner.pool(place, layer_norm(x), features) if tuner.needs_tokens() else features
+        return tuner.pool(place, layer_norm(x), features) if facts.needs_tokens else features
 
 
 def visible_patches(key: jax.Array, count: int, config: ViTConfig) -> jax.Array:

@@ -7,7 +7,7 @@ them: what reads a damaged array file may complain from threads of its own.
 
 import json
 import zlib
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,12 @@ def hash_tree(tree: Any, info: Any = None) -> str:
         digest.update(f'{path} {array.dtype.name} {np.shape(named[path])} '.encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes."""
+    with path.open('rb') as file:
+        return file_digest(file, 'sha256').hexdigest()
 
 
 def write_sums(folder: Path) -> None:

@@ -5,8 +5,10 @@ here a header is matched. Objects, structures and other types than numbers and t
 Stored members are mapped, deflated ones unpacked (`archive`).
 """
 
+import logging
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ import numpy as np
 from jax_prompt.core.archive import Entry, list_entries, unpack
 from jax_prompt.core.mapped import map_bytes
 
+_LOG = logging.getLogger(__name__)
 _MAX_HEADER = 10_000  # bytes, as numpy
 _MAX_SIZE = 2**48  # bytes of an array
 _ITEMS = {
@@ -110,6 +113,22 @@ def read_npz(
         return {name: read_array(path, members[name]) for name in wanted or members}
     except ValueError as error:
         raise ValueError(f'{path} is damaged: {error}; {way_out}') from error
+
+
+def is_whole(read: Callable[[], object]) -> bool:
+    """Whether `read` finds its file whole; a damaged one is named in a warning.
+
+    Args:
+      read: reads a file by `read_npz`, and raises what that raises.
+    """
+    try:
+        read()
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        _LOG.warning('%s', error)
+        return False
+    return True
 
 
 def read_npy(path: Path) -> np.ndarray:

@@ -59,7 +59,8 @@ class BackboneSpec:
     """A backbone as seen from outside.
 
     Attributes:
-      family: 'vit', 'swin' or 'resnet'.
+      family: its name, 'vit', 'swin' or 'resnet', for messages. Nothing depends on it: what tuners
+        ask of a backbone are its sites and the properties below.
       num_layers: L, blocks that call the hooks.
       width: D, token width in channels. Where stages differ, this and what follows down to `sites`
         (but for the feature and the image) are those of the first.
@@ -69,9 +70,14 @@ class BackboneSpec:
       num_patches: N, patch tokens of one image.
       num_heads: H, attention heads (0 where there is no attention).
       sites: the named operations of a layer that call `after`, with their widths.
-      outer: those outside the layers, called once: the patch embedding, the final norm.
+      outer: those outside the layers, called once: where the image enters, the final norm. An image
+        enters at 'patch_embed', a product of patches of `patch_size` that do not overlap, or at
+        'stem_conv', a convolution.
       num_lead: class and register tokens, which stand before the patches.
       stages: the runs of like layers, in order; (): all layers are alike.
+      windowed: whether attention is among the tokens of a window, with a table of relative position
+        biases ('relative_bias'), and not among all tokens of an image.
+      projection: the site that a low-rank update changes by default. Every layer has it.
     """
 
     family: str
@@ -86,6 +92,26 @@ class BackboneSpec:
     outer: Mapping[str, Site] = field(default_factory=dict, hash=False)
     num_lead: int = 0
     stages: tuple[Stage, ...] = ()
+    windowed: bool = False
+    projection: str = 'qkv'
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether layers map tokens [B, T, D], with attention among them, so that prompts fit.
+
+        Other layers map feature maps [B, H, W, D].
+        """
+        return self.num_heads > 0
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether the network also takes images larger than `image_size`: its grid is not fixed."""
+        return not self.has_tokens
+
+    @property
+    def masks_prompts(self) -> bool:
+        """Whether attention asks `Tuner.key_bias`, which can leave prompts out."""
+        return self.has_tokens and not self.windowed
 
     def runs(self, layers: range | None = None) -> dict[str, 'BackboneSpec']:
         """Returns each stage as a backbone of its own, by name; {'': this} where there are none.

@@ -1,30 +1,90 @@
 """The tuner and its hooks: what a method adds beside the frozen backbone.
 
-A backbone calls the hooks at named places and does not know which tuner answers. A tuner overrides
-the few hooks that it needs and does not know the inside of the backbone. Hooks are pure functions
-of their inputs and of a `Place`, which holds this layer's slice of the tuner's parameters. A
-tuner's parameters are
+A backbone calls a tuner's hooks at named places and does not know which tuner answers. A tuner
+overrides the few hooks that it needs and does not know the inside of the backbone. It says:
 
-    {'shared': {...}, 'layers': {... leaves [L, ...]}}       (either may be missing)
+- `init`: its parameters;
+- the hooks: what it does with what the backbone hands it;
+- `trains`: which of the backbone's own leaves train (none, unless it says so);
+- `facts`: what model and engine have to know before anything runs (`core.facts`).
 
-so that a backbone can scan its blocks and `layers` with them. A tuner that acts in some layers only
-says in which (`layer_range`). Its leaves have that length, and `Place.params` is {} in the other
-layers. If a backbone has stages whose layers differ (Swin), `layers` holds a subtree for each
-stage, {'stage_00': leaves [L of the stage, ...], ...}. `Tuner.per_stage` makes both forms.
+As an example, take a tuner with two prompts at the first block and an offset behind each MLP:
+
+>>> from dataclasses import replace
+>>> from jax_prompt.backbones.architectures import ARCHITECTURES
+>>> from jax_prompt.core.spec import Cut
+>>> from jax_prompt.core.staged import per_stage
+>>> from jax_prompt.core.tree import flatten
+>>> @dataclass(frozen=True)
+... class Offsets(Tuner):
+...     def facts(self, spec):
+...         own = super().facts(spec)
+...         return replace(own, cut=Cut(0), prompt_layers=range(1), prompt_length=2)
+...
+...     def init(self, key, spec):
+...         offsets = lambda key, stage: {'offset': jnp.zeros((stage.num_layers, stage.width))}
+...         prompts = jnp.zeros((2, spec.width))
+...         return {'shared': {'prompts': prompts}, 'layers': per_stage(key, spec, offsets)}
+...
+...     def prompts(self, place, tokens):
+...         return place.shared['prompts'][None]
+...
+...     def after(self, place, site, x, y):
+...         return y + place.params['offset'] if site == 'mlp' else y
+
+Its parameters are an explicit tree. What belongs to no layer is 'shared'. What belongs to layers is
+stacked along a leading layer axis, so that a backbone can scan its blocks and 'layers' with them:
+
+>>> def show(arch):
+...     tree = Offsets().init(jax.random.key(0), ARCHITECTURES[arch].spec())
+...     for path, leaf in flatten(tree).items():
+...         print(path, leaf.shape)
+>>> show('vit_b16_224')
+layers/offset (12, 768)
+shared/prompts (2, 768)
+
+A Swin has stages, whose layers differ in width. Its 'layers' hold a subtree for each:
+
+>>> show('swin_b_224')
+layers/stage_00/offset (2, 128)
+layers/stage_01/offset (2, 256)
+layers/stage_02/offset (18, 512)
+layers/stage_03/offset (2, 1024)
+shared/prompts (2, 128)
+
+A hook receives a `Place`, with this layer's slice (`place.params['offset']` is [768] on the ViT),
+and the backbone's values. With P prompts, H heads, D the stage's width, on images of 224 pixels:
+
+| hook | ViT-B: T = 1 + P + 196 | Swin-B, first stage: T = P + 3136 | ResNet-50, first stage |
+|---|---|---|---|
+| `image` | [B, 224, 224, 3] | the same | the same |
+| `prompts` | tokens [B, 1 + 196, D] | tokens [B, 3136, D] | not asked |
+| `after` 'mlp', 'qkv', ... | y [B, T, outputs] | the same | 'conv2', ...: y [B, 56, 56, 64] |
+| `after` 'block' | y [B, T, D] | the same | y [B, 56, 56, 256] |
+| `attention` | q, k, v [B, H, T, D / H] | [B * windows, H, P + 49, D / H] | not asked |
+| `key_bias` | T keys | not asked | not asked |
+| `pool` | tokens [B, T, 768] | [B, P + 49, 1024] | pixels [B, 49, 2048] |
+| `features` | [B, 768] | [B, 1024] | [B, 2048] |
+
+The backbone places the prompts: after the class token, or in every window. `spec.sites` names the
+operations of a layer and their widths, `spec.outer` those outside the layers. A tuner that asks for
+a site works on each family that has it.
 
 Tuners are frozen dataclasses, not modules. Inside a scan all layers would share an implicit
 parameter scope. The split, the optimizer and a population under `vmap` need explicit trees anyway.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.facts import Facts
+from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec
 from jax_prompt.core.tree import Tree
+
+HOOKS = ('image', 'prompts', 'after', 'attention', 'key_bias', 'pool', 'features')
 
 
 @dataclass(frozen=True)
@@ -44,6 +104,7 @@ class Place:
         values, and what follows attention is without them.
       stage: name of the layer's stage; '' where all layers are alike.
       stage_start: index of the first layer of that stage.
+      mixes_images: as in the tuner's `Facts`.
     """
 
     shared: Tree = field(default_factory=dict)
@@ -57,6 +118,7 @@ class Place:
     prompts_end: bool = False
     stage: str = ''
     stage_start: int = 0
+    mixes_images: bool = False
 
     @classmethod
     def outside(
@@ -83,151 +145,32 @@ class Place:
 class Tuner:
     """The tuner that adds nothing; the base of all others."""
 
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """States what model and engine have to know of this tuner on a backbone.
+
+        A tuner that overrides nothing leaves training to the head. Of any other nothing is assumed:
+        training starts from the image, unless its own `facts` state a later cut.
+        """
+        return Facts(
+            feature_dim=spec.feature_dim,
+            layers=range(spec.num_layers),
+            cut=FEATURES if type(self) is Tuner else IMAGE,
+            needs_tokens=overrides(type(self), 'pool'),
+            mask_obstacle=f'{type(self).__name__} does not mask prompts',
+        )
+
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
-        """Returns the tuner's initial parameters, float32."""
+        """Returns the initial parameters {'shared': {...}, 'layers': {...}}, float32.
+
+        Either may be missing. `core.staged.per_stage` makes 'layers' for any backbone.
+        """
         del key, spec
         return {}
 
-    def per_stage(
-        self, key: jax.Array, spec: BackboneSpec, make: Callable[[jax.Array, BackboneSpec], Tree]
-    ) -> Tree:
-        """Returns the leaves of 'layers' for each stage.
-
-        Args:
-          key: random key; where there are stages, each has its own.
-          spec: the backbone.
-          make: makes leaves [L, ...] from a key and a backbone whose L layers are alike: a stage,
-            without the layers that `layer_range` leaves out.
-        """
-        runs = spec.runs(self.layer_range(spec))
-        if '' in runs:
-            return make(key, runs[''])
-        keys = jax.random.split(key, len(runs))
-        return {name: make(k, run) for k, (name, run) in zip(keys, runs.items(), strict=True)}
-
-    def needs_raw(self) -> bool:
-        """Whether `features` wants the frozen network's features of the raw image."""
+    def trains(self, path: str, spec: BackboneSpec) -> bool:
+        """Whether the leaf at this path of the backbone's tree trains."""
+        del path, spec
         return False
-
-    def bare(self) -> bool:
-        """Whether nothing acts before `features`: tuned and raw features are then the same."""
-        return False
-
-    def needs_tokens(self) -> bool:
-        """Whether `pool` wants the final tokens."""
-        return False
-
-    def feature_dim(self, spec: BackboneSpec) -> int:
-        """Returns the width of what the head receives."""
-        return spec.feature_dim
-
-    def probes(self, batch_size: int) -> Tree:
-        """Returns zero arrays [B, ...] that hooks find in `Place.probe` in a training step.
-
-        Hooks return values only; what an inner solve has to say of itself leaves the step as the
-        cotangent of a probe, from the forward and the backward pass alike, with no callback.
-        """
-        del batch_size
-        return {}
-
-    def diagnose(self, probes: Tree, weights: jax.Array) -> dict[str, jax.Array]:
-        """Turns the probes' cotangents into a step's metrics, float32 scalars by name.
-
-        A name that ends in `_worst` is kept at its maximum over an epoch, others are averaged; one
-        that ends in `_converged` is a share and is watched.
-
-        Args:
-          probes: cotangents of `probes`.
-          weights: [B], 1 for a real example, 0 for padding.
-        """
-        del probes, weights
-        return {}
-
-    def layer_range(self, spec: BackboneSpec) -> range:
-        """Returns the consecutive layers that have parameters, the first axis of 'layers'."""
-        return range(spec.num_layers)
-
-    def seams(self, spec: BackboneSpec) -> tuple[int, ...]:
-        """Returns the layers at which the parameters of layers begin and end."""
-        layers = self.layer_range(spec)
-        return (layers.start, layers.stop)
-
-    def segment(self, layers: Tree, span: tuple[int, int], spec: BackboneSpec) -> Tree:
-        """Returns the parameters of some consecutive layers; {} where these have none.
-
-        Args:
-          layers: the parameters under 'layers', leaves [len(layer_range), ...], or these by stage.
-          span: (start, stop) of the layers, between two `seams`, all of one stage.
-          spec: the backbone.
-
-        Returns:
-          Leaves [stop - start, ...].
-        """
-        own, (start, stop) = self.layer_range(spec), span
-        if stop <= own.start or start >= own.stop:
-            return {}
-        first = own.start
-        if spec.stages and layers:
-            name, stage_start = spec.stage_of(start)
-            layers, first = layers.get(name, {}), max(first, stage_start)
-        if start < own.start or stop > own.stop:
-            raise ValueError(
-                f'layers {own} have parameters, which layers {start} to {stop - 1} cross; '
-                f'both ends must be seams: build the backbone with seams={self.seams(spec)}'
-            )
-        return jax.tree.map(lambda leaf: leaf[start - first : stop - first], layers)
-
-    def merged(self, backbone: Tree, params: Tree, spec: BackboneSpec) -> Tree:
-        """Folds the tuner into the backbone's weights: the same features without the tuner.
-
-        Args:
-          backbone: the backbone's parameters, layers stacked or not.
-          params: the tuner's parameters.
-          spec: the backbone.
-
-        Returns:
-          The backbone's parameters in the same form; those changed are float32.
-
-        Raises:
-          ValueError: what this tuner adds is no change of weights.
-        """
-        del params, spec
-        if type(self) is Tuner:  # adds nothing
-            return backbone
-        raise ValueError(
-            f"{type(self).__name__} can't be merged into the backbone's weights; allowed: methods "
-            "'lora' and 'ssf'. Keep the tuner for inference"
-        )
-
-    @classmethod
-    def merges(cls) -> bool:
-        """Whether what this tuner adds is a change of weights, which `merged` folds into them."""
-        return cls is Tuner or cls.merged is not Tuner.merged
-
-    def prompt_layers(self, spec: BackboneSpec) -> range:
-        """Returns the consecutive layers at which `prompts` is asked.
-
-        Prompts enter at the first, are replaced at each further one, and stay after the last.
-        """
-        del spec
-        return range(0)
-
-    @property
-    def mixes_images(self) -> bool:
-        """Whether prompts in windows take part in those of other images (VPT's released code)."""
-        return False
-
-    def calibrated(self, params: Tree, prompts: Any) -> Tree:
-        """Returns the parameters with these initial prompts [prompt layers, P, D] in place.
-
-        D is that of the widest stage; of a narrower one's prompts the first channels count.
-        """
-        raise NotImplementedError(f'{type(self).__name__} has no prompts to calibrate')
-
-    @property
-    def prompt_length(self) -> int:
-        """P, the prompts that `prompts` returns."""
-        return 0
 
     def image(self, place: Place, image: jax.Array) -> jax.Array:
         """Maps the image [B, H, W, 3] before the patch embedding or the stem."""
@@ -235,7 +178,7 @@ class Tuner:
         return image
 
     def prompts(self, place: Place, tokens: jax.Array) -> jax.Array:
-        """Returns the prompts [B or 1, P, D] of a layer that `prompt_layers` names.
+        """Returns the prompts [B or 1, P, D] of a layer that `Facts.prompt_layers` names.
 
         Args:
           place: the layer.
@@ -270,18 +213,10 @@ class Tuner:
         del place, num_keys
         return None
 
-    def unmasked(self) -> str:
-        """Returns why prompts past a length can't be left out exactly; '' where they can.
-
-        They can where `key_bias` leaves out the prompts past `place.shared['length']`, and nothing
-        else of the method sees how many prompts there are.
-        """
-        return f'{type(self).__name__} does not mask prompts'
-
     def pool(self, place: Place, tokens: jax.Array, features: jax.Array) -> jax.Array:
         """Maps the pooled features [B, D], with the normalised final tokens at hand.
 
-        Called only if `needs_tokens`.
+        Called only if the facts say `needs_tokens`.
 
         Args:
           place: the place, without a layer.
@@ -297,7 +232,69 @@ class Tuner:
         Args:
           place: the place, without a layer.
           features: features of the tuned network, [B, D].
-          raw: features of the frozen network on the raw image, [B, D], if `needs_raw`, else None.
+          raw: features of the frozen network on the raw image, [B, D], if the facts say
+            `needs_raw`, else None.
         """
         del place, raw
         return features
+
+    def probes(self, batch_size: int) -> Tree:
+        """Returns zero arrays [B, ...] that hooks find in `Place.probe` in a training step.
+
+        Hooks return values only; what an inner solve has to say of itself leaves the step as the
+        cotangent of a probe, from the forward and the backward pass alike, with no callback.
+        """
+        del batch_size
+        return {}
+
+    def diagnose(self, probes: Tree, weights: jax.Array) -> dict[str, jax.Array]:
+        """Turns the probes' cotangents into a step's metrics, float32 scalars by name.
+
+        A name that ends in `_worst` is kept at its maximum over an epoch, others are averaged; one
+        that ends in `_converged` is a share and is watched.
+
+        Args:
+          probes: cotangents of `probes`.
+          weights: [B], 1 for a real example, 0 for padding.
+        """
+        del probes, weights
+        return {}
+
+    def merged(self, backbone: Tree, params: Tree, spec: BackboneSpec) -> Tree:
+        """Folds the tuner into the backbone's weights: the same features without the tuner.
+
+        Args:
+          backbone: the backbone's parameters, layers stacked or not.
+          params: the tuner's parameters.
+          spec: the backbone.
+
+        Returns:
+          The backbone's parameters in the same form; those changed are float32.
+
+        Raises:
+          ValueError: what this tuner adds is no change of weights.
+        """
+        del params, spec
+        if adds_nothing(type(self)):
+            return backbone
+        raise ValueError(
+            f"{type(self).__name__} can't be merged into the backbone's weights; allowed: methods "
+            "'lora' and 'ssf'. Keep the tuner for inference"
+        )
+
+    def calibrated(self, params: Tree, prompts: Any) -> Tree:
+        """Returns the parameters with these initial prompts [prompt layers, P, D] in place.
+
+        D is that of the widest stage; of a narrower one's prompts the first channels count.
+        """
+        raise NotImplementedError(f'{type(self).__name__} has no prompts to calibrate')
+
+
+def overrides(kind: type[Tuner], member: str) -> bool:
+    """Whether a kind of tuner has a member of its own, a hook for example."""
+    return getattr(kind, member) is not getattr(Tuner, member)
+
+
+def adds_nothing(kind: type[Tuner]) -> bool:
+    """Whether a kind of tuner has no hook, so that only the backbone's own leaves can train."""
+    return not any(overrides(kind, hook) for hook in HOOKS)

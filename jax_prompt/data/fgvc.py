@@ -12,8 +12,9 @@ random window and random mirroring. The released code draws that window from the
 image, here it comes from its central square.
 """
 
+from jax_prompt.core.colour import IMAGENET_MEAN, IMAGENET_STD
 from jax_prompt.data.labels import stored
-from jax_prompt.data.task import IMAGENET_MEAN, IMAGENET_STD, Part, Rule, Sizes, Task, View
+from jax_prompt.data.task import Part, Rule, Sizes, Task, View
 
 VIEW = View(
     resize='bilinear',

@@ -1,7 +1,7 @@
 """What a named task is: where its images lie, which are whose, what their labels are.
 
-A row of a table holds facts alone, quoted from the protocol that it belongs to; `open_task` in
-`task_source.py` is the one place that acts on them.
+A row of a table holds facts alone, quoted from the protocol that it belongs to; `open_source` in
+`open.py` is the one place that acts on them.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from jax_prompt.data.labels import LabelRule
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Sizes(NamedTuple):
@@ -121,7 +118,7 @@ class Task:
 
     Attributes:
       name: its name.
-      data: what its images are, for `sources.open_source`.
+      data: what its images are, for `open.open_source`.
       num_classes: K.
       sizes: examples of train, val and test; None: not fixed by the protocol.
       note: what it is.

@@ -10,6 +10,7 @@ Images are resized to the square bilinearly without antialias and normalised by 
 standard deviation, whatever the backbone, as Visual Prompt Tuning's released code does it.
 """
 
+from jax_prompt.core.colour import IMAGENET_MEAN, IMAGENET_STD
 from jax_prompt.data.labels import (
     LabelRule,
     grouped,
@@ -18,7 +19,7 @@ from jax_prompt.data.labels import (
     num_objects,
     stored,
 )
-from jax_prompt.data.task import IMAGENET_MEAN, IMAGENET_STD, Part, Rule, Sizes, Task, View
+from jax_prompt.data.task import Part, Rule, Sizes, Task, View
 
 VIEW = View(resize='bilinear_tf', crop='squash', mean=IMAGENET_MEAN, std=IMAGENET_STD)
 

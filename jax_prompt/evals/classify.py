@@ -4,7 +4,7 @@ A logit that is not finite makes an evaluation fail. Else a network that gives n
 be taken to answer class 0, and would be right wherever that is the label.
 
 On several devices a batch is split over all of them, and on several processes each gets all logits
-and comes to the same numbers: `logits_fn` sees to both (`train.step.make_logits`).
+and comes to the same numbers: `logits_fn` sees to both (`train.compiled.make_logits`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from jax_prompt.data.stored import Streamed
 
 
 class NonFiniteLogits(ValueError):
@@ -66,7 +68,7 @@ def forward(
     Raises:
       ValueError: no examples.
     """
-    count = len(data) if hasattr(data, 'batches') else len(jax.tree.leaves(data)[0])
+    count = len(data) if isinstance(data, Streamed) else len(jax.tree.leaves(data)[0])
     if count == 0:
         raise ValueError('no examples to evaluate; the split is empty')
     parts = [
@@ -79,12 +81,12 @@ def padded_batches(data: Any, count: int, batch_size: int) -> Iterator[Any]:
     """Yields all examples in order, in batches of one size.
 
     Args:
-      data: a tree of leaves [n, ...], or a stream with `batches(order)`.
+      data: a tree of leaves [n, ...], or a stream.
       count: n.
       batch_size: examples a batch; the last one is padded by repeating its first example.
     """
     rows, _ = padded_rows(count, batch_size)
-    if hasattr(data, 'batches'):
+    if isinstance(data, Streamed):
         for images, _ in data.batches(rows):
             yield images
     else:

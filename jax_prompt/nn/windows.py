@@ -158,7 +158,7 @@ class WindowAttention(nn.Module):
         )(x)
         qkv = checkpoint_name(tuner.after(place, 'qkv', x, qkv), 'qkv')  # [B, P + N (+ 1), 3D]
         batch, count = x.shape[0], num_places // area  # B, W
-        mixed = tuner.mixes_images
+        mixed = place.mixes_images
         patches = to_windows(qkv[:, num_prompts:], table, inverse).reshape(-1, area, 3 * width)
         prompts = _spread(qkv[:, :num_prompts], count, mixed)
         joined = jnp.concatenate([prompts, patches], axis=1)  # [B * W, P + T, 3D]

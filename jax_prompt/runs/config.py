@@ -32,7 +32,8 @@ class RunConfig:
       data: a named task such as 'vtab/dtd' or 'fewshot8/food101', a folder, a packed .npz, or
         'tfds:NAME' (docs/data.md).
       backbone: `arch` or `arch.tag` of the table.
-      weights: a checkpoint file; '': where the table finds it (the embedded default needs none).
+      weights: a checkpoint file; 'auto': the published one, from the cache or fetched; '': what
+        ships with the package (the embedded default).
       weights_format: how the file names its weights (docs/weights.md), where that can't be told;
         '': told from the file.
       method: a row of `methods.METHODS`.

@@ -14,8 +14,9 @@ import numpy as np
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.table import TABLE
 from jax_prompt.core.tree import Tree, flatten, merge, unflatten, unstack_layers
+from jax_prompt.core.tuner import Tuner, adds_nothing, overrides
 from jax_prompt.methods import METHODS, get_method
-from jax_prompt.runs.build import build_backbone
+from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.restore import Restored
 from jax_prompt.weights.identity import Identity, listed
 from jax_prompt.weights.origin import differences, listed_arch
@@ -58,9 +59,8 @@ def exported(run: Restored, name: str = '') -> Exported:
     """
     classifier, method = run.program.classifier, run.config.method
     params = jax.tree.map(np.asarray, merge(run.trainable, run.frozen))
-    fits = [row for row in METHODS if type(METHODS[row].make_tuner()).merges()]
-    parts = [(n, type(get_method(n).make_tuner()).merges()) for n in method.split('+')]
-    wrong = [part for part, merges in parts if not merges]
+    fits = [name for name, row in METHODS.items() if merges(row.tuner)]
+    wrong = [part for part in method.split('+') if not merges(get_method(part).tuner)]
     if wrong:
         raise ValueError(
             f"method {wrong[0]} adds to the backbone what is no change of its weights, so it can't "
@@ -143,3 +143,8 @@ def _digest(tree: Tree) -> str:
         digest.update(path.encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()
+
+
+def merges(kind: type[Tuner]) -> bool:
+    """Whether what a kind of tuner adds is a change of weights, which `merged` folds into them."""
+    return adds_nothing(kind) or overrides(kind, 'merged')

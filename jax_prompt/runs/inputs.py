@@ -13,8 +13,9 @@ from jax_prompt.data.image_cache import StoredImages, cached_images
 from jax_prompt.data.loader import Stream, load_arrays
 from jax_prompt.data.open import Source, Split, check, open_source
 from jax_prompt.data.source import Unreadable, concatenate
+from jax_prompt.data.stored import Streamed
 from jax_prompt.data.twins import shared_images
-from jax_prompt.runs.build import run_mesh
+from jax_prompt.runs.program import run_mesh
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.train.mesh import SharedStream
 from jax_prompt.train.job import Data
@@ -125,7 +126,7 @@ def _load_cached(config: RunConfig, data: Split, splits: list[Split], image_size
 
 def join(config: RunConfig, splits: list[Split], parts: list[Data], image_size: int) -> Data:
     """Joins splits for one training: their stored data, or a new stream where one is streamed."""
-    if not any(hasattr(part.data, 'batches') for part in parts):
+    if not any(isinstance(part.data, Streamed) for part in parts):
         data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(p.data for p in parts))
         return Data(data, np.concatenate([part.labels for part in parts]))
     both = concatenate('+'.join(one.name for one in splits), splits)

@@ -7,6 +7,7 @@ from typing import Any
 
 from jax_prompt.data.subset_names import parse_subset
 from jax_prompt.data.tasks import ALL
+from jax_prompt.weights.fetch import AUTO
 
 # The keys that hold paths.
 PATHS = frozenset(('data', 'weights', 'calibrate_data', 'input.data_dir', 'input.image_cache'))
@@ -20,6 +21,8 @@ def absolute(config: Mapping[str, Any]) -> dict[str, Any]:
         section, _, name = key.rpartition('.')
         values = dict(made.get(section) or {}) if section else made
         if isinstance(values.get(name), str) and values[name]:
+            if (name, values[name]) == ('weights', AUTO):
+                continue
             make = absolute_data if name in ('data', 'calibrate_data') else absolute_path
             values[name] = make(values[name])
             if section:

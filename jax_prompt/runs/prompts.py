@@ -1,7 +1,7 @@
 """A run's calibrated prompts: built once from the task's own data, and kept in its directory."""
 
 import json
-import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from jax_prompt.core.files import whole_file
-from jax_prompt.core.npz import read_npz
+from jax_prompt.core.npz import is_whole, read_npz
 from jax_prompt.core.tree import Tree
+from jax_prompt.data.stored import Streamed
 from jax_prompt.calibrate.spt import prototypes
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.train.processes import from_primary, is_primary, share
@@ -18,8 +19,6 @@ from jax_prompt.train.mesh import SharedStream
 from jax_prompt.runs.inputs import load_split, open_data
 from jax_prompt.train.step import Program
 from jax_prompt.calibrate.tokens import BackboneTokens, StreamedImages
-
-_LOG = logging.getLogger(__name__)
 
 
 def prototypes_path(config: RunConfig, workdir: Path) -> Path:
@@ -45,10 +44,11 @@ def run_prototypes(
     Returns:
       Prompts [L, P, D] float32, and the report of `calibrate.prototypes`.
     """
-    tuner, spec = program.classifier.tuner, program.classifier.spec
-    layers, count = len(tuner.prompt_layers(spec)), tuner.prompt_length
+    facts = program.classifier.facts
+    layers, count = len(facts.prompt_layers), facts.prompt_length
     prompts, report = np.zeros(0, np.float32), dict[str, Any]()
-    if (saved := from_primary(lambda: _is_whole(path))) and is_primary():
+    # Damaged ones are named and built again, to the same values.
+    if (saved := from_primary(lambda: is_whole(partial(_read, path)))) and is_primary():
         prompts, report = _read(path)
     if not saved:
         if config.calibrate_data:
@@ -56,7 +56,7 @@ def run_prototypes(
             images = load_split(config, other, program.image_size).data
         if isinstance(images, SharedStream):
             images = images.stream
-        if hasattr(images, 'batches'):
+        if isinstance(images, Streamed):
             images = StreamedImages(images)
         key = jax.random.fold_in(jax.random.key(config.seed), 2)
         source = BackboneTokens(program, backbone)
@@ -66,18 +66,6 @@ def run_prototypes(
                 np.savez(file, prompts=prompts, report=json.dumps(report))
     shape = from_primary(lambda: prompts.shape)
     return share(prompts, np.zeros(shape, np.float32)), report
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether prompts lie there; damaged ones are named and built again, to the same values."""
-    try:
-        _read(path)
-    except FileNotFoundError:
-        return False
-    except ValueError as error:
-        _LOG.warning('%s', error)
-        return False
-    return True
 
 
 def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jax_prompt.calibrate.spt import Calibration
-from jax_prompt.data.task import IMAGENET_MEAN, IMAGENET_STD
+from jax_prompt.core.colour import IMAGENET_MEAN, IMAGENET_STD
 from jax_prompt.data.transforms import Augment
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.train.optim import Optim

@@ -19,7 +19,8 @@ from jax_prompt.data.kept import Kept
 from jax_prompt.data.open import Split
 from jax_prompt.evals.classify import evaluate, forward, require_finite
 from jax_prompt.methods import get_method
-from jax_prompt.runs.build import build_backbone, build_program, init_params
+from jax_prompt.runs.backbone import build_backbone
+from jax_prompt.runs.prepare import initial
 from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jax_prompt.runs.config import RunConfig, resolve
 from jax_prompt.runs.kept import kept_of, open_evaluated
@@ -27,8 +28,10 @@ from jax_prompt.runs.paths import absolute_path
 from jax_prompt.runs.prompts import prototypes_path
 from jax_prompt.runs.result import measured_hash
 from jax_prompt.runs.inputs import load_split
-from jax_prompt.train.step import Program, TrainState, make_logits
+from jax_prompt.train.compiled import make_logits
+from jax_prompt.train.step import Program, TrainState
 from jax_prompt.runs.workdir import RESULT_AGAIN
+from jax_prompt.weights.fetch import AUTO
 from jax_prompt.weights.identity import Identity
 
 _NEEDED = ('classes', 'weights', 'trained_on', 'checkpoint')  # of result.json, to restore a run
@@ -114,7 +117,8 @@ def restore(workdir: str | Path, weights_file: str | Path = '') -> Restored:
 
     Args:
       workdir: the run directory.
-      weights_file: where the backbone's file lies now; '': where it lay when the run was trained.
+      weights_file: where the backbone's file lies now; '': where it lay when the run was trained;
+        'auto': the published file, from the cache or fetched.
 
     Raises:
       FileNotFoundError: no run there, or its weights file is gone.
@@ -137,8 +141,8 @@ def restore(workdir: str | Path, weights_file: str | Path = '') -> Restored:
         config = replace(config, num_prompts=result['num_prompts'])
     known = result['weights']
     backbone = build_backbone(config, Identity.from_dict(known) if known else None)
-    program = build_program(config, backbone, len(result['classes']), config.batch_size)
-    trainable, frozen = init_params(config, backbone, program.classifier)
+    num_classes = len(result['classes'])
+    program, trainable, frozen = initial(config, backbone, num_classes, config.batch_size)
     like = {
         'state': program.init(trainable)._asdict(),
         'best': trainable if result['trained_on'] == 'train' else {},
@@ -165,8 +169,8 @@ def _with_weights(config: RunConfig, weights: str) -> RunConfig:
     if weights:
         if not get_method(config.method).pretrained:
             raise ValueError(f'method {config.method} has no weights file; leave --weights out')
-        config = replace(config, weights=absolute_path(weights))
-    if config.weights and not Path(config.weights).expanduser().is_file():
+        config = replace(config, weights=weights if weights == AUTO else absolute_path(weights))
+    if config.weights not in ('', AUTO) and not Path(config.weights).expanduser().is_file():
         raise FileNotFoundError(
             f'the weights {config.weights} are not there; if they were moved or renamed, give '
             '--weights FILE (it is compared with what the run was trained on)'

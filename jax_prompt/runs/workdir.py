@@ -163,7 +163,7 @@ def _differences(theirs: Any, mine: Any, prefix: str = '') -> dict[str, str]:
 
 def _other_content(config: RunConfig, done: dict[str, Any]) -> dict[str, str]:
     """Compares what lies at the paths now with what a finished run was trained on."""
-    from jax_prompt.runs.build import build_backbone
+    from jax_prompt.runs.backbone import build_backbone
     from jax_prompt.runs.inputs import open_data
 
     found = open_data(config, config.data).fingerprint

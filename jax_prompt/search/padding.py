@@ -4,7 +4,7 @@ The program of a mixed population has as many prompts as its longest member. A s
 filled up with zeros, and no token attends to these (`Tuner.key_bias`). So their gradient is exactly
 0, and momentum, weight decay and averages keep them at 0. Each member equals its solo run. The
 program takes the number of prompts of each member as an input. Only the states between device calls
-are padded; records and checkpoints have the member's own shapes.
+are padded (`train/members.py`); ledgers and checkpoints have the member's own shapes.
 
 If masking would not be exact, each number of prompts has a population of its own (`obstacle`).
 """
@@ -13,10 +13,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
-import numpy as np
-
-from jax_prompt.core.tree import Tree, merge
 from jax_prompt.train.step import Program
 
 
@@ -24,9 +20,9 @@ def obstacle(programs: Sequence[Program]) -> str:
     """Returns why trainings that differ in prompts can't share a program; '' where they can."""
     classifier = programs[0].classifier
     config: Any = classifier.backbone.config
-    if reason := classifier.tuner.unmasked():
+    if reason := classifier.facts.mask_obstacle:
         return reason
-    if classifier.spec.family != 'vit':
+    if not classifier.spec.masks_prompts:
         return f'a {classifier.spec.family} does not mask prompts'
     if config.pool == 'mean_prompts':
         return 'prompts are pooled'
@@ -40,39 +36,14 @@ def obstacle(programs: Sequence[Program]) -> str:
 def lengthened(program: Program, longest: Program) -> Program:
     """Returns a program with as many prompts as another, in parts and with memory as that one."""
     own, other = program.classifier, longest.classifier
-    if own.tuner.prompt_length == other.tuner.prompt_length:
+    if own.facts.prompt_length == other.facts.prompt_length:
         return program
     tuner: Any = own.tuner
     module: Any = own.backbone
     remat = other.backbone.config.remat  # type: ignore[attr-defined]
     classifier = replace(
         own,
-        tuner=replace(tuner, num_prompts=other.tuner.prompt_length),
+        tuner=replace(tuner, num_prompts=other.facts.prompt_length),
         backbone=module.clone(config=replace(module.config, remat=remat)),
     )
     return replace(program, classifier=classifier, micro_batch=longest.micro_batch)
-
-
-def with_length(frozen: Tree, length: jax.Array | None) -> Tree:
-    """Returns the frozen tree with a member's number of prompts where its tuner looks for it."""
-    return frozen if length is None else merge(frozen, {'tuner': {'shared': {'length': length}}})
-
-
-def padded(tree: Any, like: Any) -> Any:
-    """Fills leaves up with zeros at the ends of their axes, to the shapes of those of `like`."""
-
-    def pad(leaf: Any, model: Any) -> Any:
-        missing = [(0, m - n) for n, m in zip(np.shape(leaf), np.shape(model), strict=True)]
-        return np.pad(np.asarray(leaf), missing) if any(m for _, m in missing) else leaf
-
-    return jax.tree.map(pad, tree, like)
-
-
-def cut(tree: Any, like: Any) -> Any:
-    """Cuts leaves to the shapes of those of `like`: the inverse of `padded`."""
-
-    def own(leaf: Any, model: Any) -> Any:
-        same = np.shape(leaf) == np.shape(model)
-        return leaf if same else leaf[tuple(map(slice, np.shape(model)))].copy()
-
-    return jax.tree.map(own, tree, like)

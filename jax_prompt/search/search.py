@@ -1,7 +1,7 @@
 """The search: candidates train on the training split, and the validation split chooses one.
 
 They train side by side (`population.py`) in groups of one size, or one after the other. Candidates
-of unlike numbers of prompts share a group where prompts can be masked (`lengths.py`). With rungs
+of unlike numbers of prompts share a group where prompts can be masked (`padding.py`). With rungs
 (successive halving) all reach a rung before the worse of them are dropped; the learning rate's
 schedule stays that of all epochs.
 
@@ -11,7 +11,6 @@ or dropped, its result.json; `search/plan.json` how many train side by side, and
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,12 +18,11 @@ from typing import Any
 
 from jax_prompt.core.tree import Tree
 from jax_prompt.search.padding import obstacle
-from jax_prompt.search.population import Outcome, fit_population
+from jax_prompt.search.population import fit_population
 from jax_prompt.search.sizing import Population, choose_size
-from jax_prompt.train.job import Fit, Job, NonFiniteLoss, Unconverged
+from jax_prompt.train.job import Fit, Job, NonFiniteLoss, Outcome
 from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.loop import fit
-from jax_prompt.train.mesh import replicate
 
 CandidateRow = dict[str, Any]
 _AGAIN = "remove the run's folder 'search' and start again: the search begins anew"
@@ -194,37 +192,20 @@ class Search:
         skip = [i for i, name in enumerate(group) if name in self.rows]
         if len(skip) == len(group):
             return
-        if len(group) == 1:
-            self._note(group[0], self._alone(group[0], until))
-            return
         ones = [self.candidates[name] for name in group]
         jobs = [replace(one.job, until=until) for one in ones]
         trainables = [one.trainable for one in ones]
 
         def failed(index: int, outcome: Outcome) -> None:
-            self._note(group[index], outcome)
+            name = group[index]
+            self.say(outcome.status)
+            self._write(name, self._row(name, outcome.status, None, outcome.seconds))
 
         outcomes = fit_population(jobs, trainables, ones[0].frozen, skip, failed)
         for name, outcome in zip(group, outcomes, strict=True):
             if outcome is not None and outcome.fit is not None:
-                self._note(name, outcome)
-
-    def _alone(self, name: str, until: int = 0) -> Outcome:
-        one, began = self.candidates[name], time.perf_counter()
-        job = replace(one.job, until=until)
-        try:
-            done = fit(job, replicate(one.trainable, job.program.mesh), one.frozen)
-        except (NonFiniteLoss, Unconverged) as error:
-            self.say(str(error))
-            return Outcome(None, str(error), time.perf_counter() - began)
-        return Outcome(done, 'done', done.seconds)
-
-    def _note(self, name: str, outcome: Outcome) -> None:
-        if outcome.fit is None:
-            self._write(name, self._row(name, outcome.status, None, outcome.seconds))
-            return
-        self.fits[name] = outcome.fit
-        self.earlier.setdefault(name, outcome.fit.earlier_seconds)
+                self.fits[name] = outcome.fit
+                self.earlier.setdefault(name, outcome.fit.earlier_seconds)
 
     def _row(self, name: str, status: str, done: Fit | None, seconds: float = 0.0) -> CandidateRow:
         """Returns a candidate's row; one that failed or was dropped has no accuracy."""
@@ -256,8 +237,8 @@ class Search:
         self.say(f'search: {name} chosen on the validation split')
         earlier = sum(self.earlier.values())
         # A candidate of an earlier process is read back from its last checkpoint.
-        done = self.fits[name] if name in self.fits else self._alone(name).fit
-        assert done is not None
+        one = self.candidates[name]
+        done = self.fits.get(name) or fit(one.job, one.trainable, one.frozen)
         return Chosen(name, done, rows, earlier)
 
 

@@ -11,21 +11,21 @@ Steps of medium size are timed on a batch.
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jax_prompt.core.devices import num_cores
 from jax_prompt.core.ranges import at_least, check_values
 from jax_prompt.core.tree import Tree
-from jax_prompt.search.members import Members, population_step
+from jax_prompt.search.population import members_of
+from jax_prompt.train.compiled import make_step
 from jax_prompt.train.job import Job
+from jax_prompt.train.members import Members
+from jax_prompt.train.memory import device_memory_mb
 from jax_prompt.train.micro_batch import number_of_parts
-from jax_prompt.train.optim import Hyper
-from jax_prompt.train.step import make_step
 
 # FLOPs a step and a core: below the first a step is mostly calls, above the second mostly products.
 _SMALL, _LARGE = 5e6, 5e8
@@ -35,7 +35,6 @@ _SMALL, _LARGE = 5e6, 5e8
 _MANY_STEPS = 24_000
 _TURNS = 3
 _ASKED = 'population.size asks for it'
-_CPU_BUDGET_MB = 4096.0
 
 
 @dataclass(frozen=True)
@@ -107,11 +106,11 @@ def choose_size(
     steps = sum(job.last_epoch * job.program.steps_per_epoch for job in jobs)
     if by_speed and steps < _MANY_STEPS:
         return Size(1, f'{steps} steps in all are too few to repay compiling another program')
-    budget, need = options.memory_mb or _memory_mb(), 0.0
+    budget, need = options.memory_mb or device_memory_mb(0.75), 0.0
     while size > 1:
         # Groups of one size: each size is a program of its own.
         size = math.ceil(len(jobs) / math.ceil(len(jobs) / size))
-        members = Members(jobs[:size], trainables[:size], frozen)
+        members = members_of(jobs[:size], trainables[:size], frozen)
         need = _held_mb(members.compiled())
         if need <= budget:
             break
@@ -120,10 +119,10 @@ def choose_size(
         return Size(1, f'two at a time would need more than {budget:.0f} MB')
     if flops > _SMALL:
         # Where prompts differ, one alone takes what lies between the longest and the shortest.
-        ends = (0,) if members.lengths is None else (0, size - 1)
+        ends = (0, size - 1) if members.mixed else (0,)
         solo = [Members([jobs[i]], [trainables[i]], frozen) for i in ends]
-        alone = statistics.mean(_seconds(one, False) for one in solo)
-        beside = _seconds(members, True) / size
+        alone = statistics.mean(map(_seconds, solo))
+        beside = _seconds(members) / size
         if beside > 0.95 * alone:
             ratio = beside / alone
             return Size(1, f'a candidate takes {ratio:.2f} x the time when {size} train at a time')
@@ -133,32 +132,18 @@ def choose_size(
 
 def _flops(job: Job, trainable: Tree, frozen: Tree) -> float:
     """Returns the FLOPs of a solo step, as XLA counts them uncompiled (scanned blocks as one)."""
-    lowered = _solo_step(Members([job], [trainable], frozen), make_step.lower)
+    members = Members([job], [trainable], frozen)
+    lowered = members.first_step()(make_step.lower, members.initial()[0])
     parts = number_of_parts(job.batch_size, job.program.at_once)
     return parts * float((lowered.cost_analysis() or {}).get('flops', 0.0))
 
 
-def _solo_step(members: Members, step: Callable[..., Any], state: Any = None) -> Any:
-    """Calls `make_step`, or its `lower`, on the first batch of a population of one."""
-    rows, weights = members.order(0)
-    x, y = next(members.batches(rows[:1]))
-    hyper = Hyper(*(jnp.asarray(value, jnp.float32) for value in members.job.hyper))
-    state = state or jax.tree.map(jnp.copy, members.initial[0])
-    return step(members.program, state, members.frozen, x, y, weights[0], hyper, members.key)
-
-
-def _seconds(members: Members, side_by_side: bool) -> float:
-    """Returns the median time of a step, the first left out."""
-    rows, weights = members.order(0)
-    x, y = next(members.batches(rows[:1]))
-    rest = (x, y, weights[0], *members.own)
-    state, times = members.put(members.initial) if side_by_side else None, []
+def _seconds(members: Members) -> float:
+    """Returns the median time of a step of all members, the first left out."""
+    first, state, times = members.first_step(), members.put(members.initial()), []
     for _ in range(_TURNS + 1):
         start = time.perf_counter()
-        if side_by_side:
-            state, metrics = population_step(members.program, state, members.frozen, *rest)
-        else:
-            state, metrics = _solo_step(members, make_step, state)
+        state, metrics = first(make_step, state)
         jax.block_until_ready(metrics)
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
@@ -171,8 +156,3 @@ def _held_mb(compiled: Any) -> float:
         return 0.0
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return (held - memory.alias_size_in_bytes + memory.temp_size_in_bytes) / 1e6
-
-
-def _memory_mb() -> float:
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return 0.75 * stats['bytes_limit'] / 1e6 if 'bytes_limit' in stats else _CPU_BUDGET_MB

@@ -9,13 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jax_prompt.backbones.table import find_weights
 from jax_prompt.core.lease import DEAD_SECONDS, Lease, Tenure, acquire, read_tenure
 from jax_prompt.data import preflight
 from jax_prompt.methods import get_method
 from jax_prompt.report import rows
 from jax_prompt.report.collect import from_workdir, hyperparameters_of, options_of
-from jax_prompt.runs.build import build_backbone
+from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.runs.kept import check_kept
 from jax_prompt.runs.run import run, search
@@ -33,6 +32,7 @@ from jax_prompt.suite.suite import (
     units_of,
 )
 from jax_prompt.train.log import duration, write_json, write_text
+from jax_prompt.weights.fetch import weights_file
 
 _MISSING, _NOT_CHOSEN = 'MissingData', 'SearchFailed'
 _print = partial(print, flush=True)
@@ -79,7 +79,7 @@ class Worker:
         config = self.benchmark.run
         check_tests(self.benchmark)
         if get_method(config.method).pretrained:
-            find_weights(config.backbone, config.weights or None)
+            weights_file(config.backbone, config.weights)
         waits = False
         while True:
             ends = self._advance_all()

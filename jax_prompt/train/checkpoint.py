@@ -113,23 +113,6 @@ class Checkpoints:
             raise DamagedCheckpoint(found['damage'])
         return share(held.get('tree'), like), found['info']
 
-    def newest(self, like: Any, *, quiet: bool = False) -> tuple[int | None, Saved | None]:
-        """Restores the newest whole checkpoint, and puts aside those after it.
-
-        Args:
-          like: as in `restore`.
-          quiet: say nothing of damaged ones.
-
-        Returns:
-          Its step and what it holds; None and None where none is whole.
-        """
-        while (step := self.latest()) is not None:
-            try:
-                return step, self.restore_or_put_aside(like, step, quiet=quiet)
-            except DamagedCheckpoint:
-                continue
-        return None, None
-
     def restore_or_put_aside(self, like: Any, step: int, *, quiet: bool = False) -> Saved:
         """Restores (tree, info) of a step; one that is damaged is put aside, which is said.
 

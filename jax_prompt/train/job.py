@@ -1,15 +1,16 @@
 """A job is one training: its inputs, its results, and its failures."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from jax_prompt.core.failure import Failure
-from jax_prompt.core.tree import Tree, flatten
+from jax_prompt.core.tree import Tree
+from jax_prompt.data.stored import Stored
 from jax_prompt.train.optim import Hyper
+from jax_prompt.train.options import Engine
 from jax_prompt.train.step import Program
 
 
@@ -21,18 +22,10 @@ class NonFiniteLoss(Failure, FloatingPointError):
     """A loss, a logit or a trained weight became NaN or infinite; the last checkpoint is kept."""
 
 
-class Streamed(Protocol):
-    """Examples that do not fit the device and come batch by batch (`data.loader.Stream`)."""
-
-    def batches(self, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (uint8 [B, S, S, 3], labels [B]) for each row of indices [steps, B]."""
-        ...
-
-
 class Data(NamedTuple):
-    """Examples of one split: stored data [n, ...] (or `Streamed`), and labels [n] int32."""
+    """Examples of one split: what is stored of each, or a stream, and labels [n] int32."""
 
-    data: Any
+    data: Stored
     labels: np.ndarray
 
 
@@ -49,13 +42,8 @@ class Job:
       train: training examples.
       val: validation examples, or None.
       batch_size: examples a step.
-      eval_batch_size: examples an evaluation call.
-      eval_every: epochs between validations; the last epoch is always validated.
-      steps_per_call: most steps in one device program; progress and checkpoints come between calls.
-      checkpoint_seconds: least time between checkpoints.
-      snapshot_every: epochs between snapshots (`train/snapshots.py`); 0: none.
-      min_converged: share of inner solves that has to converge in an epoch.
-      stop_unconverged: whether less stops the job; otherwise it is said.
+      engine: how the loop runs. Checkpoints and progress come between device calls, and the last
+        epoch is always validated. What the program depends on is in `program` already.
       until: the epoch after which training pauses, for a later call to go on; 0: the last. The
         schedule is that of all epochs.
       metrics: the run's metrics.jsonl.
@@ -71,13 +59,7 @@ class Job:
     train: Data
     val: Data | None
     batch_size: int
-    eval_batch_size: int = 64
-    eval_every: int = 1
-    steps_per_call: int = 200
-    checkpoint_seconds: float = 30.0
-    snapshot_every: int = 0
-    min_converged: float = 0.95
-    stop_unconverged: bool = False
+    engine: Engine = field(default_factory=Engine)
     until: int = 0
     metrics: Path | None = None
     quiet: bool = False
@@ -118,22 +100,21 @@ class Fit:
     cores: tuple[int, ...] = ()
 
 
-def find_nonfinite(tree: Tree) -> str:
-    """Returns the path of the first leaf that holds NaN or infinity, '' where none does."""
-    leaves = flatten(tree).items()
-    return next((path for path, x in leaves if not np.isfinite(np.asarray(x)).all()), '')
+@dataclass(frozen=True)
+class Outcome:
+    """How a member ended.
 
-
-def diverged(name: str, what: str, lr: float, kept: int | None) -> NonFiniteLoss:
-    """Returns the error of a training that diverged.
-
-    Args:
-      name: the stage's.
-      what: what is not finite, and where.
-      lr: its learning rate.
-      kept: the step of its last checkpoint, or None.
+    Attributes:
+      fit: what it gave; None where it failed.
+      seconds: its share of the members' time, over all resumptions.
+      error: why it failed.
     """
-    left = f'The checkpoint of step {kept} is kept.' if kept else 'No checkpoint yet.'
-    return NonFiniteLoss(
-        f'{name}: {what}, learning rate {lr:g}; lower lr or set optim.clip_norm. {left}'
-    )
+
+    fit: Fit | None
+    seconds: float
+    error: NonFiniteLoss | Unconverged | None = None
+
+    @property
+    def status(self) -> str:
+        """'done', or why it failed."""
+        return str(self.error) if self.error else 'done'

@@ -135,9 +135,6 @@ def reconstruction_loss(predicted: jax.Array, target: jax.Array, index: jax.Arra
 class _AllTokens(Tuner):
     """Makes a backbone return (pooled features [B, D], normalised final tokens [B, C + V, D])."""
 
-    def needs_tokens(self) -> bool:
-        return True
-
     def pool(self, place: Place, tokens: jax.Array, features: jax.Array) -> Any:
         del place
         return features, tokens

@@ -3,7 +3,8 @@
 The estimates count what a step keeps for the backward pass through every block. Weights and
 optimizer state are not counted: they are small beside the activations, or needed in any case. The
 estimates include products, norms and attention, and not what XLA adds or saves. On ViT-Ti/16 with
-50 prompts they lie within a third of XLA's own figures (`tests/train/test_memory.py` compares).
+50 prompts they lie within a third of XLA's own figures (`tests/train/test_micro_batch.py` compares
+those of a smaller ViT).
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import jax
 
 from jax_prompt.core.devices import num_cores
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tuner import Tuner
 from jax_prompt.train.micro_batch import number_of_parts
@@ -72,13 +74,13 @@ def plan_step(
       bytes_per_value: of an activation.
     """
     on_cpu = jax.default_backend() == 'cpu'
-    budget = memory_mb or _memory_mb()
+    budget = memory_mb or device_memory_mb(0.5)
     forms = ('none', 'save', 'full') if spec.num_heads else ('none', 'full')
     order = forms[1:] if on_cpu and spec.num_heads else forms
     micro = micro_batch
     if on_cpu and not micro:
         rows = _TOKENS_PER_CORE if spec.num_heads else _PIXELS_PER_CORE
-        micro = max(num_cores() * rows // max(_tokens(spec, tuner), 1), devices)
+        micro = max(num_cores() * rows // max(_tokens(spec, tuner.facts(spec)), 1), devices)
     if together:
         micro = batch_size
 
@@ -110,11 +112,11 @@ def activations_mb(
       images: images on one device.
       bytes_per_value: of an activation.
     """
-    kept, working = 0.0, 0.0
+    kept, working, facts = 0.0, 0.0, tuner.facts(spec)
     for run in spec.runs().values():
-        tokens, sites = _tokens(run, tuner), run.sites
+        tokens, sites = _tokens(run, facts), run.sites
         # Deep prompts go no further than keys and values.
-        rest = tokens - (tuner.prompt_length if len(tuner.prompt_layers(spec)) > 1 else 0)
+        rest = tokens - (facts.prompt_length if len(facts.prompt_layers) > 1 else 0)
         # Where a grid shrinks, what enters its first block is larger; little beside the rest.
         outputs = {
             name: site.outputs * (tokens if name == 'qkv' else rest)
@@ -136,10 +138,11 @@ def activations_mb(
 _SAVED = ('qkv', 'fc1')
 
 
-def _tokens(spec: BackboneSpec, tuner: Tuner) -> int:
-    return spec.num_lead + spec.num_patches + (tuner.prompt_length if spec.num_heads else 0)
+def _tokens(spec: BackboneSpec, facts: Facts) -> int:
+    return spec.num_lead + spec.num_patches + (facts.prompt_length if spec.has_tokens else 0)
 
 
-def _memory_mb() -> float:
+def device_memory_mb(part: float) -> float:
+    """Returns this part of an accelerator's memory, in MB; 4 GB on CPU."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return stats['bytes_limit'] / 2e6 if 'bytes_limit' in stats else _CPU_MB
+    return part * stats['bytes_limit'] / 1e6 if 'bytes_limit' in stats else _CPU_MB

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_prompt.core.method import Transform
 from jax_prompt.core.ranges import at_least, check_values, share
 from jax_prompt.core.tree import EXEMPT, Tree, flatten, is_statistic, merge, split, unflatten
+from jax_prompt.method import Transform
 
 
 class Hyper(NamedTuple):

@@ -10,8 +10,8 @@ job that starts again from that checkpoint lacks none, and comes to the same bit
 it already wrote.
 """
 
-import logging
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,10 @@ import jax
 import numpy as np
 
 from jax_prompt.core.files import whole_file
-from jax_prompt.core.npz import read_npz
+from jax_prompt.core.npz import is_whole, read_npz
 from jax_prompt.core.tree import Tree, flatten, unflatten
 from jax_prompt.train.step import Program, TrainState
 
-_LOG = logging.getLogger(__name__)
 _NAME = re.compile(r'^epoch_(\d+)\.npz$')
 
 
@@ -40,24 +39,14 @@ def take_snapshot(directory: Path, every: int, program: Program, state: TrainSta
     epoch, inside = divmod(int(state.step), program.steps_per_epoch) if every else (0, 1)
     due = not inside and (epoch % every == 0 or epoch == program.epochs)
     path = directory / 'snapshots' / f'epoch_{epoch:04d}.npz'
-    if not due or jax.process_index() or _is_whole(path):
+    if not due or jax.process_index():
+        return
+    if is_whole(partial(read_npz, path, way_out='it is written again')):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         arrays: dict[str, Any] = jax.tree.map(np.asarray, flatten(program.weights(state)))
         np.savez(file, **arrays)
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a snapshot lies there; a damaged one is named and written again."""
-    try:
-        read_npz(path, way_out='it is written again')
-    except FileNotFoundError:
-        return False
-    except ValueError as error:
-        _LOG.warning('%s', error)
-        return False
-    return True
 
 
 def find_snapshots(directory: str | Path) -> dict[int, Path]:

@@ -1,13 +1,12 @@
-"""One training step, and many of them as one program.
+"""One training step: what a training program is made of, and what it computes.
 
-The same step serves a set that lies on the device (an epoch is a `lax.scan` over index rows), a
-streamed one (batches come from the host) and cached activations (the frozen prefix is skipped).
-Gradients exist for the trainable tree only; the frozen tree is an argument like the images.
+A step starts from images or from cached activations (the frozen prefix is skipped). Gradients exist
+for the trainable tree only; the frozen tree is an argument like the images. `compiled.py` makes
+programs of it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,27 +14,16 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jax_prompt.core.method import Transform
 from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, merge
 from jax_prompt.data.given import check_images
+from jax_prompt.data.stored import WithRaw
 from jax_prompt.data.transforms import Augment, augment, centre, to_model
+from jax_prompt.method import Transform
 from jax_prompt.model import Classifier
-from jax_prompt.train.mesh import in_context, shard_batch, unite
+from jax_prompt.train.mesh import in_context
 from jax_prompt.train.micro_batch import BatchPart, in_parts, map_parts
 from jax_prompt.train.optim import Hyper, Optim, make_optimizer, weight_gradients
-
-
-class WithRaw(NamedTuple):
-    """Stored images with the frozen network's features of each, for tuners that need them.
-
-    Attributes:
-      images: uint8 [n, S, S, 3].
-      raw: float32 [n, D].
-    """
-
-    images: Any
-    raw: Any
 
 
 class TrainState(NamedTuple):
@@ -167,8 +155,8 @@ class Program:
           weights: [B] float32, 1 for a real example and 0 for padding.
           hyper: learning rate and weight decays.
           key: the run's key; the step's own is folded from it and the step number.
-          axis: name of a mapped axis over which the batch is split (`train/pmapped.py`); the other
-            arguments then are this device's part, and the result that of the whole batch.
+          axis: name of a mapped axis over which the batch is split (`compiled.pmap_step`); the
+            other arguments then are this device's part, and the result that of the whole batch.
 
         Returns:
           The state after, and float32 scalars: {'loss', 'correct', 'count', 'grad_norm'}, those of
@@ -184,6 +172,38 @@ class Program:
         if self.start.at_image:
             x = augment(keys[0], x, self.image_size, self.augment, first)
             x = to_model(x, self.mean, self.std)
+        batch = BatchPart(x, raw, labels, weights)
+        (loss, correct), (grads, seen) = self._gradients(
+            state.trainable, frozen, batch, total, keys[1]
+        )
+        if axis is not None:
+            loss, correct, grads = jax.lax.psum((loss, correct, grads), axis)
+            seen, weights = jax.lax.all_gather((seen, weights), axis, tiled=True)
+        after = self._update(state, grads, hyper)
+        metrics = {
+            'loss': loss,
+            'correct': correct,
+            'count': total,
+            'grad_norm': optax.tree.norm(weight_gradients(grads)),
+            **self.classifier.tuner.diagnose(seen, weights),
+        }
+        share = optax.tree.get(after.opt_state, 'critical_share')
+        if share is not None:
+            metrics['critical_share'] = share
+        return self._skip(state, after, metrics) if self.skip_nonfinite else (after, metrics)
+
+    def _gradients(
+        self, trainable: Tree, frozen: Tree, batch: BatchPart, total: jax.Array, key: jax.Array
+    ) -> Any:
+        """Computes a batch's loss and its gradients; see `in_parts` for what comes back.
+
+        Args:
+          trainable: what trains.
+          frozen: the rest.
+          batch: what the model takes, and labels and weights.
+          total: sum of the weights of the whole batch.
+          key: for dropout and stochastic depth.
+        """
 
         def loss_fn(trainable: Tree, probes: Tree, part: BatchPart, key: jax.Array):
             x, raw, labels, weights = part
@@ -195,35 +215,23 @@ class Program:
             return loss, jnp.sum(hits * weights)
 
         gradient = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
-        tuner = self.classifier.tuner
-        (loss, correct), (grads, seen) = in_parts(
-            lambda part, probes, key: gradient(state.trainable, probes, part, key),
-            BatchPart(x, raw, labels, weights),
-            tuner.probes(len(labels)),
-            keys[1],
+        return in_parts(
+            lambda part, probes, key: gradient(trainable, probes, part, key),
+            batch,
+            self.classifier.tuner.probes(len(batch.labels)),
+            key,
             self.at_once,
             self.num_devices,
         )
-        if axis is not None:
-            loss, correct, grads = jax.lax.psum((loss, correct, grads), axis)
-            seen, weights = jax.lax.all_gather((seen, weights), axis, tiled=True)
+
+    def _update(self, state: TrainState, grads: Tree, hyper: Hyper) -> TrainState:
+        """Returns the state after a step with these gradients."""
         updates, opt_state = self.optimizer(hyper).update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         ema = state.ema
         if self.optim.ema_decay:
             ema = optax.incremental_update(trainable, ema, 1.0 - self.optim.ema_decay)
-        metrics = {
-            'loss': loss,
-            'correct': correct,
-            'count': total,
-            'grad_norm': optax.tree.norm(weight_gradients(grads)),
-            **tuner.diagnose(seen, weights),
-        }
-        share = optax.tree.get(opt_state, 'critical_share')
-        if share is not None:
-            metrics['critical_share'] = share
-        after = TrainState(state.step + 1, trainable, opt_state, ema)
-        return self._skip(state, after, metrics) if self.skip_nonfinite else (after, metrics)
+        return TrainState(state.step + 1, trainable, opt_state, ema)
 
     def losses(
         self, params: Tree, x: jax.Array, labels: jax.Array, key: jax.Array, options: dict[str, Any]
@@ -253,7 +261,7 @@ class Program:
         return kept._replace(step=after.step), metrics
 
 
-def _parts(x: Any) -> tuple[jax.Array, jax.Array | None]:
+def _parts(x: Any) -> tuple[Any, Any]:
     return (x.images, x.raw) if isinstance(x, WithRaw) else (x, None)
 
 
@@ -262,46 +270,3 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     own = jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
     return -(1.0 - smoothing) * own - smoothing * jnp.mean(log_probs, axis=-1)
-
-
-@partial(jax.jit, static_argnames='program', donate_argnames='state')
-def make_steps(program, state, frozen, data, labels, rows, weights, hyper, key):
-    """Takes one step for each row of indices, as one program.
-
-    Args:
-      program: the `Program`.
-      state: the state before; donated.
-      frozen: the frozen tree.
-      data: stored data on the device, leaves [n, ...].
-      labels: [n] int32.
-      rows: indices into data, [steps, B] int32.
-      weights: [steps, B] float32.
-      hyper: learning rate and weight decays.
-      key: the run's key.
-
-    Returns:
-      The state after, and metrics with leaves [steps].
-    """
-
-    def body(state, row):
-        index, weight = row
-        x = jax.tree.map(lambda leaf: leaf[index], data)
-        batch = [shard_batch(a, program.mesh) for a in (x, labels[index], weight)]
-        return unite(program.step(state, frozen, *batch, hyper, key), program.mesh)
-
-    return jax.lax.scan(body, state, (rows, weights))
-
-
-@partial(jax.jit, static_argnames='program', donate_argnames='state')
-def make_step(program, state, frozen, x, labels, weights, hyper, key):
-    """Takes one step on a batch that comes from the host; arguments as in `Program.step`."""
-    batch = [shard_batch(a, program.mesh) for a in (x, labels, weights)]
-    return unite(program.step(state, frozen, *batch, hyper, key), program.mesh)
-
-
-@partial(jax.jit, static_argnames='program')
-def make_logits(program, trainable, frozen, x):
-    """Computes `Program.logits`; jobs with equal programs share the compiled code."""
-    count = len(jax.tree.leaves(x)[0])
-    logits = program.logits(trainable, frozen, shard_batch(x, program.mesh))
-    return unite(logits, program.mesh)[:count]

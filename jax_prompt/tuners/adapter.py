@@ -17,13 +17,15 @@ from a truncated normal of standard deviation 0.01. Here D is Xavier uniform and
 identity exactly, and still every parameter learns from the second step on.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.ranges import at_least, check_values
-from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.spec import BackboneSpec, Cut
+from jax_prompt.core.staged import per_stage
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.layers import gelu
@@ -47,19 +49,26 @@ class Adapter(Tuner):
     def __post_init__(self):
         check_values(self)
 
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """States that training starts from what enters the first block."""
+        return replace(super().facts(spec), cut=Cut(0))
+
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns {'layers': {'down', 'up': {'kernel' [L, inputs, outputs], 'bias' [L, outputs]}}}.
 
         float32. `down` is Xavier uniform with bias 0 (zero where `faithful`), `up` zero.
 
         Raises:
-          ValueError: a backbone that is no ResNet and whose blocks have no MLP.
+          ValueError: a backbone of tokens whose blocks have no MLP.
         """
-        return {'layers': self.per_stage(key, spec, self._init_stage)}
+        return {'layers': per_stage(key, spec, self._init_stage)}
 
     def _init_stage(self, key: jax.Array, spec: BackboneSpec) -> Tree:
-        if spec.family != 'resnet' and 'mlp' not in spec.sites:
-            raise ValueError(f"a {spec.family} has no site 'mlp'; adapters need one, or a ResNet")
+        if spec.has_tokens and 'mlp' not in spec.sites:
+            raise ValueError(
+                f"a {spec.family} has tokens and no site 'mlp', after which adapters stand; it has "
+                f'{sorted(spec.sites)}'
+            )
         width, layers = spec.width, spec.num_layers
         bound = 0.0 if self.faithful else (6.0 / (width + self.hidden)) ** 0.5
         shape = (layers, width, self.hidden)

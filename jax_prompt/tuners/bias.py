@@ -34,21 +34,16 @@ class Biases(Tuner):
         Raises:
           ValueError: `faithful` on a backbone where nothing differs.
         """
-        if self.faithful and spec.family == 'vit':
+        if self.faithful and spec.has_tokens and not spec.windowed:
             raise ValueError(
                 'faithful is True; the released code departs from this on a Swin and on a ResNet, '
-                'and this is a vit: allowed: False'
+                f'and this is a {spec.family}: allowed: False'
             )
         return super().init(key, spec)
-
-    def merged(self, backbone: Tree, params: Tree, spec: BackboneSpec) -> Tree:
-        """Returns the backbone, whose own leaves train (see `Tuner`)."""
-        del params, spec
-        return backbone
 
     def trains(self, path: str, spec: BackboneSpec) -> bool:
         """Whether the leaf at this path of the backbone's tree trains."""
         name = path.rsplit('/', 1)[-1]
         if not self.faithful:
             return name == 'bias'
-        return spec.family == 'swin' and name in ('bias', 'relative_bias')
+        return spec.windowed and name in ('bias', 'relative_bias')

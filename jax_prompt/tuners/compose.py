@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
-from jax_prompt.core.tuner import Place, Tuner
+from jax_prompt.core.tuner import Place, Tuner, overrides
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,37 @@ class Compose(Tuner):
         names = [name for name, _ in self.parts]
         if len(set(names)) != len(names):
             raise ValueError(f'parts {names} repeat a name; each part needs its own')
-        prompted = [name for name, tuner in self.parts if tuner.prompt_length]
+        prompted = [name for name, tuner in self.parts if answers(tuner, 'prompts')]
         if len(prompted) > 1:
             raise ValueError(f'parts {prompted} all have prompts; one part at most may')
-        widened = [name for name, tuner in self.parts if tuner.needs_tokens()]
+        widened = [name for name, tuner in self.parts if answers(tuner, 'pool')]
         if len(widened) > 1:
             raise ValueError(f'parts {widened} all pool the tokens; one part at most may')
-        mapping = [n for n, t in self.parts if type(t).features is not Tuner.features]
+        mapping = [name for name, tuner in self.parts if answers(tuner, 'features')]
         if widened and mapping:
             raise ValueError(
                 f'part {widened[0]} makes of the tokens wider features than {mapping} take; '
                 'combine it with parts that act inside the backbone'
             )
+
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """Merges the parts' facts.
+
+        Raises:
+          ValueError: a part trains the backbone, and another wants features of the frozen one.
+        """
+        parts = [(name, tuner.facts(spec)) for name, tuner in self.parts]
+        training = [name for name, tuner in self.parts if answers(tuner, 'trains')]
+        raw = [name for name, facts in parts if facts.needs_raw]
+        if training and raw:
+            raise ValueError(
+                f'part {training[0]} trains the backbone, and part {raw[0]} needs the features of '
+                'the frozen one; combine it with parts that leave the backbone alone'
+            )
+        return Facts.together(parts, super().facts(spec).mask_obstacle)
+
+    def trains(self, path: str, spec: BackboneSpec) -> bool:
+        return any(tuner.trains(path, spec) for _, tuner in self.parts)
 
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns {'shared': {name: ...}, 'layers': {name: ...}}."""
@@ -62,54 +82,23 @@ class Compose(Tuner):
             )
             yield tuner, own
 
-    @property
-    def _prompted(self) -> tuple[str, Tuner] | None:
-        return next(((n, t) for n, t in self.parts if t.prompt_length), None)
-
-    @property
-    def prompt_length(self) -> int:
-        """P of the part that has prompts."""
-        return self._prompted[1].prompt_length if self._prompted else 0
-
-    def prompt_layers(self, spec: BackboneSpec) -> range:
-        """Returns the layers of the part that has prompts."""
-        return self._prompted[1].prompt_layers(spec) if self._prompted else range(0)
-
     def calibrated(self, params: Tree, prompts: Any) -> Tree:
         """Puts the initial prompts in the part that has them."""
-        if self._prompted is None:
+        prompted = [(name, tuner) for name, tuner in self.parts if answers(tuner, 'prompts')]
+        if not prompted:
             return super().calibrated(params, prompts)
-        name, tuner = self._prompted
+        name, tuner = prompted[0]
         own = {group: leaves[name] for group, leaves in params.items() if name in leaves}
         out = dict(params)
         for group, leaves in tuner.calibrated(own, prompts).items():
             out[group] = {**params[group], name: leaves}
         return out
 
-    def seams(self, spec: BackboneSpec) -> tuple[int, ...]:
-        return tuple(sorted({seam for _, tuner in self.parts for seam in tuner.seams(spec)}))
-
-    def segment(self, layers: Tree, span: tuple[int, int], spec: BackboneSpec) -> Tree:
-        parts = {n: t.segment(layers.get(n, {}), span, spec) for n, t in self.parts}
-        return {name: leaves for name, leaves in parts.items() if leaves}
-
     def merged(self, backbone: Tree, params: Tree, spec: BackboneSpec) -> Tree:
         for name, tuner in self.parts:
             own = {group: leaves[name] for group, leaves in params.items() if name in leaves}
             backbone = tuner.merged(backbone, own, spec)
         return backbone
-
-    def needs_raw(self) -> bool:
-        return any(tuner.needs_raw() for _, tuner in self.parts)
-
-    def bare(self) -> bool:
-        return all(tuner.bare() for _, tuner in self.parts)
-
-    def needs_tokens(self) -> bool:
-        return any(tuner.needs_tokens() for _, tuner in self.parts)
-
-    def feature_dim(self, spec: BackboneSpec) -> int:
-        return max(tuner.feature_dim(spec) for _, tuner in self.parts)
 
     def probes(self, batch_size: int) -> Tree:
         made = {name: tuner.probes(batch_size) for name, tuner in self.parts}
@@ -129,7 +118,7 @@ class Compose(Tuner):
 
     def prompts(self, place: Place, tokens: jax.Array) -> jax.Array:
         for tuner, own in self._each(place):
-            if tuner.prompt_length:
+            if answers(tuner, 'prompts'):
                 return tuner.prompts(own, tokens)
         return super().prompts(place, tokens)
 
@@ -153,7 +142,7 @@ class Compose(Tuner):
 
     def pool(self, place: Place, tokens: jax.Array, features: jax.Array) -> jax.Array:
         for tuner, own in self._each(place):
-            if tuner.needs_tokens():
+            if answers(tuner, 'pool'):
                 features = tuner.pool(own, tokens, features)
         return features
 
@@ -161,3 +150,10 @@ class Compose(Tuner):
         for tuner, own in self._each(place):
             features = tuner.features(own, features, raw)
         return features
+
+
+def answers(tuner: Tuner, member: str) -> bool:
+    """Whether a tuner, or a part of it, has a member of its own, a hook for example."""
+    if isinstance(tuner, Compose):
+        return any(answers(part, member) for _, part in tuner.parts)
+    return overrides(type(tuner), member)

@@ -27,13 +27,15 @@ On ViT-B with P = 10, m = 64, k = 4: 641,216 deep and specific (0.75 % of 85.8 M
 shared. The specific last layer grows with P: at P = 20 take m = 32 to stay below 1 %.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.ranges import at_least
-from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.spec import IMAGE, BackboneSpec
+from jax_prompt.core.staged import per_stage
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place
 from jax_prompt.nn.layers import dropout, gelu, pooled_pixels
@@ -71,6 +73,11 @@ class DVPT(VPT):
             if value not in allowed:
                 raise ValueError(f'{name} is {value!r}; allowed: {", ".join(map(repr, allowed))}')
 
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """States VPT's facts; where the Meta-Net sees pixels, training starts from the image."""
+        own = super().facts(spec)
+        return replace(own, cut=IMAGE) if self.meta_input == 'pixels' else own
+
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns VPT's prompts and {'shared': {'meta': ...}}, float32.
 
@@ -79,7 +86,7 @@ class DVPT(VPT):
         """
         key, meta_key = jax.random.split(key)
         if self.deep:
-            meta = self.per_stage(meta_key, spec, self._init_meta)
+            meta = per_stage(meta_key, spec, self._init_meta)
         else:
             meta = self._init_meta(meta_key, spec)
         params = super().init(key, spec)

@@ -21,15 +21,17 @@ stays zero.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.ranges import at_least
 from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.staged import per_stage
 from jax_prompt.core.tree import Tree, merge
 from jax_prompt.core.tuner import Place
 from jax_prompt.nn.layers import dropout
@@ -61,6 +63,11 @@ class E2VPT(VPT):
         if self.kept:
             check_kept(self.kept, self.num_prompts)
 
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """States VPT's facts, with as many prompts a layer as pruning left."""
+        own = super().facts(spec)
+        return replace(own, prompt_length=self._kept()[0].shape[1]) if self.kept else own
+
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns {'layers': {'prompts' [L, P kept, D], 'kv_prompts' [L, H, M, D/H]}}, float32.
 
@@ -81,7 +88,7 @@ class E2VPT(VPT):
                     f'has {spec.num_layers} layers of width {spec.width}'
                 )
             layers = by_stage(layers, self._keep)
-        return {'layers': merge(layers, self.per_stage(kv_key, spec, self._init_kv))}
+        return {'layers': merge(layers, per_stage(kv_key, spec, self._init_kv))}
 
     def _init_kv(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         depth = spec.width // spec.num_heads
@@ -100,11 +107,6 @@ class E2VPT(VPT):
         kept = np.asarray(self.kept)
         rows = np.stack([np.flatnonzero(layer.any(axis=-1)) for layer in kept])
         return rows, np.take_along_axis(kept, rows[:, :, None], axis=1)
-
-    @property
-    def prompt_length(self) -> int:
-        """Input prompts a layer after pruning."""
-        return self._kept()[0].shape[1] if self.kept else self.num_prompts
 
     def num_active(self, spec: BackboneSpec) -> int:
         """Returns the scalars that act; with pruned segments fewer than the leaves hold."""

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from jax_prompt.core.ranges import at_least, share
 from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.staged import per_stage
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place
 from jax_prompt.tuners.vpt import VPT
@@ -54,7 +55,7 @@ class GatedVPT(VPT):
         """Returns {'shared': {'prompts', 'gates' [L - 1]}, 'layers': {'temperatures' [L]}}."""
         shared = super().init(key, spec)['shared']
         gates = jnp.full((spec.num_layers - 1,), FIRST_LOGIT)
-        layers = self.per_stage(
+        layers = per_stage(
             key, spec, lambda _, stage: {'temperatures': jnp.ones((stage.num_layers,))}
         )
         return {'shared': {**shared, 'gates': gates}, 'layers': layers}

@@ -25,8 +25,9 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.ranges import at_least, between, check_values, part, share
-from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.deq.anderson import CONVERGED, Solver
@@ -36,8 +37,9 @@ from jax_prompt.nn.layers import pooled_pixels
 from jax_prompt.tuners.equilibrium import KINDS, EquilibriumBlock, with_penalty
 
 INPUTS = ('raw', 'prompted', 'image')
-# m of P2 by family: the trainable counts of the paper's tables (96,702; 123,578; 241,854).
-WIDTHS = {'resnet': 22, 'vit': 71, 'swin': 105}
+# m of P2, from the trainable counts of the paper's tables: ResNet-50 96,702, ViT-B 123,578, Swin-B
+# 241,854.
+_OF_MAPS, _OF_TOKENS, _OF_WINDOWS = 22, 71, 105
 _GRID = 8  # side of the pooled image that P2 sees where its input is the image
 
 
@@ -49,7 +51,8 @@ class LION(Tuner):
       image_block: True uses the block P1 on the image.
       feature_block: True uses the block P2 on the features.
       channels: number of channels c inside P1.
-      width: width m of P2; 0: the paper's width for the backbone's family.
+      width: width m of P2; 0: the paper's width for a backbone without tokens (ResNet: 22), with
+        tokens (ViT: 71), or with attention in windows (Swin: 105).
       layers: number of layers inside each block, 1 to 4.
       block: kind of the blocks: 'clipped', 'opteq' or 'tutorial' (`tuners/equilibrium.py`).
       kappa: modulus of contraction of 'clipped' and 'opteq' blocks; 0: kernels are not clipped.
@@ -101,6 +104,15 @@ class LION(Tuner):
                 raise ValueError(f'{name} is {value!r}; allowed: {", ".join(map(repr, allowed))}')
         self._forward(train=True), self._forward(train=False), self._backward()  # check theirs
 
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """States that P2 sees the features of the raw image, and that P2 alone starts there."""
+        from_image = self.image_block or self.input == 'image'
+        return replace(
+            super().facts(spec),
+            cut=IMAGE if from_image else FEATURES,
+            needs_raw=self.feature_block and self.input == 'raw',
+        )
+
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns {'shared': {'p1'?, 'p2'?}}, float32."""
         first, second = jax.random.split(key)
@@ -117,7 +129,7 @@ class LION(Tuner):
         return {'shared': blocks}
 
     def _init_p2(self, key: jax.Array, spec: BackboneSpec) -> Tree:
-        width = self.width or WIDTHS[spec.family]
+        width = self.width or _paper_width(spec)
         inputs = 3 * _GRID**2 if self.input == 'image' else spec.feature_dim
         keys = jax.random.split(key, 3)
         into = jax.random.normal(keys[0], (inputs, width)) / inputs**0.5
@@ -190,10 +202,6 @@ class LION(Tuner):
             z = with_penalty(z, self.jacobian * jacobian_penalty(block.cell, args, z, key))
         return z
 
-    def needs_raw(self) -> bool:
-        """Whether P2 sees the features of the raw image while P1 changes the image."""
-        return self.feature_block and self.input == 'raw'
-
     def probes(self, batch_size: int) -> Tree:
         """Returns a zero probe for each block; its cotangent says how the solves went."""
         names = [n for n, on in (('p1', self.image_block), ('p2', self.feature_block)) if on]
@@ -221,6 +229,12 @@ class LION(Tuner):
                 out[f'{name}_{way}_residual_worst'] = jnp.max(kept)
                 out[f'{name}_{way}_converged'] = jnp.sum(fine) / total
         return out
+
+
+def _paper_width(spec: BackboneSpec) -> int:
+    if not spec.has_tokens:
+        return _OF_MAPS
+    return _OF_WINDOWS if spec.windowed else _OF_TOKENS
 
 
 def _p2(tuner: LION, width: int) -> EquilibriumBlock:

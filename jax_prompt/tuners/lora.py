@@ -20,13 +20,15 @@ of each block, 302,080.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.ranges import at_least, check_values, positive, share
-from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.spec import BackboneSpec, Cut
+from jax_prompt.core.staged import per_stage, segment
 from jax_prompt.core.tree import Tree, flatten, map_layers, unflatten
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.convolution import convolve_like
@@ -36,7 +38,6 @@ THIRDS = ('q', 'k', 'v')  # in the order of the joint projection's outputs
 CONVS = ('conv1', 'conv2', 'conv3', 'down_conv')
 PARTS = ('qkv', *THIRDS, 'proj', 'fc1', 'fc2', *CONVS)
 _GROUPS = {'mlp': ('fc1', 'fc2'), 'conv': CONVS}
-_DEFAULTS = {'resnet': 'conv2'}  # by family; of others: the joint projection
 _SITES = ('qkv', 'proj', 'fc1', 'fc2', *CONVS)  # a site's place numbers its random stream
 _FIRST_STREAM = 2  # 0 and 1 are the prompts' and the block's
 
@@ -78,8 +79,8 @@ class LoRA(Tuner):
                 "once, 'mlp' is fc1 and fc2, 'conv' all convolutions. Name each once"
             )
 
-    def _words(self, family: str) -> list[str]:
-        parts = _DEFAULTS.get(family, 'qkv') if self.parts == 'auto' else str(self.parts)
+    def _words(self, default: str) -> list[str]:
+        parts = default if self.parts == 'auto' else str(self.parts)
         return [word.strip() for word in parts.split(',')]
 
     def names(self, spec: BackboneSpec) -> tuple[str, ...]:
@@ -90,7 +91,7 @@ class LoRA(Tuner):
         """
         known = {site for run in spec.runs().values() for site in run.sites}
         names: list[str] = []
-        for word in self._words(spec.family):
+        for word in self._words(spec.projection):
             group = _GROUPS.get(word, (word,))
             own = [name for name in group if _site_of(name) in known]
             if not own:
@@ -101,8 +102,8 @@ class LoRA(Tuner):
             names += own
         return tuple(names)
 
-    def layer_range(self, spec: BackboneSpec) -> range:
-        """Returns the layers that are updated.
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """States the layers that are updated, before which training needs nothing.
 
         Raises:
           ValueError: `first_layer` lies past the last layer.
@@ -112,7 +113,8 @@ class LoRA(Tuner):
                 f'first_layer is {self.first_layer}; this backbone has {spec.num_layers} layers: '
                 f'allowed: 0 to {spec.num_layers - 1}'
             )
-        return range(self.first_layer, spec.num_layers)
+        layers = range(self.first_layer, spec.num_layers)
+        return replace(super().facts(spec), layers=layers, cut=Cut(self.first_layer))
 
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns {'layers': {part: {'down' [l, inputs, r], 'up' [l, r, outputs]}}}, float32.
@@ -131,7 +133,7 @@ class LoRA(Tuner):
             own = [name for name in names if _site_of(name) in stage.sites]
             return {name: self._init_part(keys[name], name, stage) for name in own}
 
-        return {'layers': self.per_stage(key, spec, make)}
+        return {'layers': per_stage(key, spec, make, self.facts(spec).layers)}
 
     def _init_part(self, key: jax.Array, name: str, spec: BackboneSpec) -> Tree:
         site, count = spec.sites[_site_of(name)], spec.num_layers
@@ -162,15 +164,15 @@ class LoRA(Tuner):
 
     def merged(self, backbone: Tree, params: Tree, spec: BackboneSpec) -> Tree:
         """Returns the backbone with W + s B A in the place of each W, float32 (see `Tuner`)."""
-        layers, updated = params['layers'], self.layer_range(spec)
+        layers, facts = params['layers'], self.facts(spec)
 
         def product(part: Tree) -> jax.Array:
             return jnp.matmul(part['down'], part['up'], precision='highest')
 
         def change(layer: int, weights: Tree) -> Tree:
-            if layer not in updated:
+            if layer not in facts.layers:
                 return weights
-            own = self.segment(layers, (layer, layer + 1), spec)
+            own = segment(layers, (layer, layer + 1), facts, spec)
             own = jax.tree.map(lambda leaf: leaf[0], own)
             flat, sites = flatten(weights), spec.sites_of(layer)
             for site in _SITES:

@@ -6,13 +6,14 @@ parameters. So no image's result depends on the other images of its batch, and a
 but trained parameters.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.ranges import at_least, check_values, share
-from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.spec import FEATURES, BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.layers import dropout
@@ -36,6 +37,10 @@ class MLPHead(Tuner):
         check_values(self)
         if self.norm not in ('layer', 'none'):
             raise ValueError(f"norm is {self.norm!r}; allowed: 'layer', 'none'")
+
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """States that training starts from the features."""
+        return replace(super().facts(spec), cut=FEATURES)
 
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns k - 1 hidden layers [D, D], kernels N(0, 2 / D), float32."""

@@ -10,13 +10,14 @@ even out their range, and the moments start at weight 0 in the sum through the h
 kernel only.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.ranges import at_least, check_values
-from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.spec import BackboneSpec, Cut
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
 
@@ -41,6 +42,14 @@ class MomentProbing(Tuner):
                 'of heads'
             )
 
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """States the width D + h (m / h)^2, and that training starts from the last block."""
+        return replace(
+            super().facts(spec),
+            feature_dim=spec.feature_dim + self.width**2 // self.heads,
+            cut=Cut(spec.num_layers - 1),
+        )
+
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns the two projections [D, m], N(0, 1 / D), float32."""
         keys = jax.random.split(key, 2)
@@ -52,14 +61,6 @@ class MomentProbing(Tuner):
                 for name, one in zip(('left', 'right'), keys, strict=True)
             }
         }
-
-    def feature_dim(self, spec: BackboneSpec) -> int:
-        """Returns D + h (m / h)^2."""
-        return spec.feature_dim + self.width**2 // self.heads
-
-    def needs_tokens(self) -> bool:
-        """The final tokens are what the moments are of."""
-        return True
 
     def pool(self, place: Place, tokens: jax.Array, features: jax.Array) -> jax.Array:
         """Appends the moments of tokens [B, T, D] to features [B, D]."""

@@ -7,11 +7,12 @@ with no norm behind them. Their batch norms keep their statistics. (The code of 
 whole stages there: its k = 1 is `last` = 3 on a ResNet-50.)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.ranges import at_least, check_values
-from jax_prompt.core.spec import BackboneSpec
-from jax_prompt.core.tree import Tree, segment_span
+from jax_prompt.core.spec import BackboneSpec, Cut
+from jax_prompt.core.tree import segment_span
 from jax_prompt.core.tuner import Tuner
 
 
@@ -41,10 +42,9 @@ class Partial(Tuner):
             )
         return spec.num_layers - self.last
 
-    def merged(self, backbone: Tree, params: Tree, spec: BackboneSpec) -> Tree:
-        """Returns the backbone, whose own leaves train (see `Tuner`)."""
-        del params, spec
-        return backbone
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """States that training starts from what enters the first block that trains."""
+        return replace(super().facts(spec), cut=Cut(self.first_block(spec)))
 
     def trains(self, path: str, spec: BackboneSpec) -> bool:
         """Whether the leaf at this path of the backbone's tree trains."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.colour import IMAGENET_MEAN, IMAGENET_STD
 from jax_prompt.core.ranges import at_least, check_values
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
@@ -31,7 +32,6 @@ from jax_prompt.nn.layers import patches
 
 BORDERS = ('auto', 'outside', 'inside')
 STEMS = ('stem_conv', 'patch_embed')  # the sites of a first convolution
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in the released code
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class BorderPrompt(Tuner):
         Raises:
           ValueError: an image that may not grow, or whose border leaves nothing of it.
         """
-        p, size, grows = self.num_prompts, spec.image_size, spec.family == 'resnet'
+        p, size, grows = self.num_prompts, spec.image_size, spec.can_grow
         if self.border == 'outside' and not grows:
             raise ValueError(
                 f"border is 'outside' on a {spec.family}, whose grid of patches can't grow; "
@@ -93,7 +93,9 @@ class BorderPrompt(Tuner):
         """
         own = {
             name: jnp.broadcast_to(
-                ((leaf - jnp.asarray(_MEAN)) / jnp.asarray(_STD)).astype(image.dtype),
+                ((leaf - jnp.asarray(IMAGENET_MEAN)) / jnp.asarray(IMAGENET_STD)).astype(
+                    image.dtype
+                ),
                 (image.shape[0], *leaf.shape),
             )
             for name, leaf in place.shared.items()
@@ -116,8 +118,9 @@ class ChannelPrompt(Tuner):
 
     Attributes:
       num_prompts: p, channels.
-      faithful: on a ResNet, train the first convolution's own kernel and its norm's scale and bias
-        too, as the released code does (it also normalises by the batch there, which isn't done).
+      faithful: on a backbone with a 'stem_conv' (a ResNet), train that convolution's own kernel and
+        its norm's scale and bias too, as the released code does (it also normalises by the batch
+        there, which isn't done).
     """
 
     num_prompts: int = at_least(10, 1, 10_000)
@@ -133,7 +136,7 @@ class ChannelPrompt(Tuner):
         released code: training doesn't start from the frozen network.
 
         Raises:
-          ValueError: a backbone without such a first layer, or `faithful` on a transformer.
+          ValueError: a backbone without such a first layer, or `faithful` without 'stem_conv'.
         """
         found = [name for name in STEMS if name in spec.outer]
         if not found:
@@ -141,13 +144,13 @@ class ChannelPrompt(Tuner):
                 f'a {spec.family} has none of the sites {STEMS}, by which channels enter; it has '
                 f'{sorted(spec.outer)}'
             )
-        if self.faithful and spec.family != 'resnet':
+        if self.faithful and found[0] != 'stem_conv':
             raise ValueError(
                 'faithful is True; the released code has these channels on a ResNet alone, and '
                 f'this is a {spec.family}: allowed: False'
             )
         site = spec.outer[found[0]]
-        k = site.kernel if found[0] == 'stem_conv' else spec.patch_size
+        k = spec.patch_size if found[0] == 'patch_embed' else site.kernel
         p, size = self.num_prompts, spec.image_size
         bound = math.sqrt(6.0 / (k * k * (3 + p + site.outputs)))
         keys = jax.random.split(key, 2)
@@ -180,9 +183,10 @@ class ChannelPrompt(Tuner):
                 f'an image of {x.shape[1]} pixels and learned channels of {maps.shape[0]}; give '
                 'the backbone images of its image_size, and no border outside them (vpt_pad)'
             )
-        maps = (maps - sum(_MEAN) / 3.0) / (sum(_STD) / 3.0)
+        maps = (maps - sum(IMAGENET_MEAN) / 3.0) / (sum(IMAGENET_STD) / 3.0)
         maps = jnp.pad(maps, ((0, more), (0, more), (0, 0)))[None].astype(y.dtype)
         kernel = kernel.astype(y.dtype)
-        if y.ndim == 3:  # tokens
-            return y + patches(maps, k) @ kernel.reshape(-1, y.shape[-1])  # [1, N, D]
+        if site == 'patch_embed':
+            own = patches(maps, k) @ kernel.reshape(-1, y.shape[-1])  # [1, N, D]
+            return y + own.reshape(1, *y.shape[1:])  # tokens, or a map [1, H / p, W / p, D]
         return y + convolve_like(maps, kernel, y)  # [1, H / s, W / s, C]

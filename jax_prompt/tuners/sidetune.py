@@ -7,11 +7,12 @@ ReLU, the mean over pixels and a dense layer to D, trained from random weights. 
 of the image: where it is cached, a step does not run the backbone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.ranges import at_least, check_values
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
@@ -34,6 +35,10 @@ class SideTune(Tuner):
     def __post_init__(self):
         check_values(self)
 
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """States that the features are those of the raw image: nothing acts in the backbone."""
+        return replace(super().facts(spec), needs_raw=True, bare=True)
+
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns the convolutions, He normal, the dense layer, N(0, 1 / width), and the gate."""
         keys = jax.random.split(key, self.depth + 1)
@@ -48,14 +53,6 @@ class SideTune(Tuner):
         out = jax.random.normal(keys[-1], (inputs, spec.feature_dim)) / inputs**0.5
         shared['out'] = {'kernel': out, 'bias': jnp.zeros(spec.feature_dim)}
         return {'shared': shared}
-
-    def needs_raw(self) -> bool:
-        """The backbone's feature is that of the raw image."""
-        return True
-
-    def bare(self) -> bool:
-        """Nothing acts inside the backbone."""
-        return True
 
     def features(self, place: Place, features: jax.Array, raw: jax.Array | None) -> jax.Array:
         """Blends the features [B, D] with the side network's.

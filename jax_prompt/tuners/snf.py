@@ -15,13 +15,15 @@ The paper names neither the number of flows nor their start; `flows` is 1.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.ranges import at_least, check_values
-from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.spec import BackboneSpec, Cut
+from jax_prompt.core.staged import per_stage
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
 
@@ -47,6 +49,10 @@ class SNF(Tuner):
             raise ValueError(f"kind is {self.kind!r}; allowed: 'affine', 'planar'")
         check_values(self)
 
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """States that training starts from what enters the first block."""
+        return replace(super().facts(spec), cut=Cut(0))
+
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns the flows as identities, leaves [L, flows, ...], float32.
 
@@ -55,7 +61,7 @@ class SNF(Tuner):
         """
         if not any(site in spec.sites for site in SITES):
             raise ValueError(f'a {spec.family} has no sites {SITES}, which SNF acts on')
-        return {'layers': self.per_stage(key, spec, self._init_stage)}
+        return {'layers': per_stage(key, spec, self._init_stage)}
 
     def _init_stage(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         shape = (spec.num_layers, self.flows, spec.width)

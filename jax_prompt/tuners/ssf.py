@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from jax_prompt.core.ranges import check_values
 from jax_prompt.core.spec import BackboneSpec, Site
+from jax_prompt.core.staged import per_stage, segment
 from jax_prompt.core.tree import Tree, flatten, map_layers, unflatten
 from jax_prompt.core.tuner import Place, Tuner
 
@@ -55,7 +56,7 @@ class SSF(Tuner):
 
         return {
             'shared': self._init_sites(shared_key, spec.outer, ()),
-            'layers': self.per_stage(layers_key, spec, make),
+            'layers': per_stage(layers_key, spec, make),
         }
 
     def _init_sites(self, key: jax.Array, sites: Mapping[str, Site], lead: tuple[int, ...]) -> Tree:
@@ -92,7 +93,7 @@ class SSF(Tuner):
         """
 
         def change(layer: int, weights: Tree) -> Tree:
-            own = self.segment(params['layers'], (layer, layer + 1), spec)
+            own = segment(params['layers'], (layer, layer + 1), self.facts(spec), spec)
             own = jax.tree.map(lambda leaf: leaf[0], own)
             return _folded(weights, own, spec.sites_of(layer))
 

@@ -14,14 +14,16 @@ SPT is the same tuner. Its prompts are calibrated from the task's own tokens (`c
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.core.facts import Facts
 from jax_prompt.core.ranges import at_least, check_values, share
-from jax_prompt.core.spec import BackboneSpec
+from jax_prompt.core.spec import BackboneSpec, Cut
+from jax_prompt.core.staged import per_stage
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.layers import dropout
@@ -49,6 +51,20 @@ class VPT(Tuner):
     def __post_init__(self):
         check_values(self)
 
+    def facts(self, spec: BackboneSpec) -> Facts:
+        """States prompts at all layers (deep) or the first (shallow)."""
+        own = super().facts(spec)
+        dropped = 'prompt dropout draws its masks by the number of prompts'
+        masked = type(self) is VPT  # a subclass does more with its prompts than stand among tokens
+        return replace(
+            own,
+            cut=Cut(0),
+            prompt_layers=range(spec.num_layers if self.deep else 1),
+            prompt_length=self.num_prompts,
+            mixes_images=self.faithful,
+            mask_obstacle=(dropped if self.dropout_rate else '') if masked else own.mask_obstacle,
+        )
+
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns prompts uniform in +-sqrt(6 / (3 p^2 + D)), the released code's Xavier bound.
 
@@ -57,7 +73,7 @@ class VPT(Tuner):
         Raises:
           ValueError: `faithful` on a backbone where nothing differs.
         """
-        if self.faithful and spec.family != 'swin':
+        if self.faithful and not spec.windowed:
             raise ValueError(
                 f'faithful is True; the released code departs from the paper on a Swin alone, and '
                 f'this is a {spec.family}: allowed: False'
@@ -70,13 +86,8 @@ class VPT(Tuner):
             return {'prompts': jax.random.uniform(key, shape, jnp.float32, -bound, bound)}
 
         if self.deep:
-            return {'layers': self.per_stage(key, spec, make)}
+            return {'layers': per_stage(key, spec, make)}
         return {'shared': make(key, spec)}
-
-    @property
-    def mixes_images(self) -> bool:
-        """Whether windows get the prompts of other images."""
-        return self.faithful
 
     def calibrated(self, params: Tree, prompts: Any) -> Tree:
         """Returns the parameters with these prompts, [L, P, D] deep or [1, P, D] shallow."""
@@ -93,15 +104,6 @@ class VPT(Tuner):
             **params,
             'shared': {**shared, 'prompts': values[0, :, : shared['prompts'].shape[-1]]},
         }
-
-    def prompt_layers(self, spec: BackboneSpec) -> range:
-        """Returns all layers (deep) or the first (shallow)."""
-        return range(spec.num_layers if self.deep else 1)
-
-    @property
-    def prompt_length(self) -> int:
-        """P."""
-        return self.num_prompts
 
     def prompts(self, place: Place, tokens: jax.Array) -> jax.Array:
         """Returns this layer's prompts [1 or B, P, D]; with dropout each image has its own mask."""
@@ -124,14 +126,6 @@ class VPT(Tuner):
         first, number = place.prompts_at
         index = jnp.arange(num_keys) - first  # of the prompt that is the key
         return jnp.where((index >= length) & (index < number), -jnp.inf, 0.0)
-
-    def unmasked(self) -> str:
-        """Returns why not, of subclasses and with dropout; '' otherwise."""
-        if type(self) is not VPT:  # a subclass does more with its prompts than stand among tokens
-            return super().unmasked()
-        return (
-            'prompt dropout draws its masks by the number of prompts' if self.dropout_rate else ''
-        )
 
 
 def by_stage(layers: Tree, change: Callable[[Tree, slice], Tree]) -> Tree:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from jax_prompt.backbones.architectures import ARCHITECTURES
-from jax_prompt.backbones.table import Colour, find_weights, lookup
+from jax_prompt.backbones.table import Colour, lookup
 from jax_prompt.core.files import whole_file
 from jax_prompt.core.tree import Tree, flatten, unflatten, unstack_layers
 from jax_prompt.weights.families import FAMILIES, WeightsFamily
+from jax_prompt.weights.fetch import fetched_note, weights_file, weights_name
 from jax_prompt.weights.identity import Identity, LoadReport, colour
 from jax_prompt.weights.origin import KEY, Given, Origin, as_recorded, find_origin
 from jax_prompt.weights.readers import Contents, read
@@ -40,7 +41,8 @@ def load_weights(
     """Loads a checkpoint as the parameters of a backbone of the table.
 
     Args:
-      path: the file; None for weights that ship with the package.
+      path: the file; 'auto' for the published one, from the cache or fetched; None for weights that
+        ship with the package.
       name: 'arch.tag' or 'arch', see `backbones.table`.
       format: one of `weights.families.FORMATS`, or 'auto' to tell it from the names.
       mean: overrides the normalisation's mean.
@@ -56,10 +58,12 @@ def load_weights(
 
     Raises:
       FileNotFoundError: the file is not there; says where it is published.
+      NotFetched: 'auto', and it can't be fetched; says what to do without a network.
       ValueError: the file is damaged, of another architecture, or any name is unused, missing or
         misshapen.
     """
-    path = find_weights(name, path)
+    asked, path = path, weights_file(name, path)
+    name, fetched = weights_name(name, asked), fetched_note(name, asked)
     family = FAMILIES[lookup(name).config.family]
     if format != 'auto' and format not in family.formats:
         raise ValueError(f"format '{format}' is unknown; allowed: {['auto', *family.formats]}")
@@ -72,7 +76,7 @@ def load_weights(
         origin = find_origin(contents, name, given, path, family)
     else:
         origin = as_recorded(contents, identity, path, family)
-    origin = replace(origin, notes=(*unwrapping, *origin.notes))
+    origin = replace(origin, notes=(*fetched, *unwrapping, *origin.notes))
     if mean is not None or std is not None:
         own = origin.identity
         own = replace(own, mean=mean or own.mean, std=std or own.std)

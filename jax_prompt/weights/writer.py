@@ -23,29 +23,33 @@ def write_safetensors(
     Args:
       file: open for bytes, at its beginning.
       leaves: floating-point arrays; they may be mapped from a file.
-      dtype: one of `STORED`.
+      dtype: one of `STORED`; '': that of each leaf.
       metadata: texts kept in the header.
 
     Raises:
-      ValueError: a leaf is not finite in this dtype.
+      ValueError: a leaf is not finite in this dtype, or of another one than `STORED`.
     """
-    target, stop = dtype_of(dtype), 0
+    kinds = {path: dtype or np.asarray(leaf).dtype.name for path, leaf in leaves.items()}
+    wrong = [path for path in sorted(leaves) if kinds[path] not in STORED]
+    if wrong:
+        raise ValueError(f'{wrong[0]} is {kinds[wrong[0]]}; allowed: {list(STORED)}')
+    stop = 0
     header: dict[str, Any] = {'__metadata__': dict(metadata)}
     for path in sorted(leaves):
         shape, start = np.shape(leaves[path]), stop
-        stop += int(np.prod(shape, dtype=np.int64)) * target.itemsize
+        stop += int(np.prod(shape, dtype=np.int64)) * dtype_of(kinds[path]).itemsize
         places = {'shape': list(shape), 'data_offsets': [start, stop]}
-        header[path] = {'dtype': STORED[dtype], **places}
+        header[path] = {'dtype': STORED[kinds[path]], **places}
     text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
     text += b' ' * (-len(text) % 8)
     file.write(len(text).to_bytes(8, 'little') + text)
     for path in sorted(leaves):
         leaf = np.asarray(leaves[path])
         with np.errstate(over='ignore'):
-            values = np.ascontiguousarray(leaf, dtype=target)
+            values = np.ascontiguousarray(leaf, dtype=dtype_of(kinds[path]))
         if not np.isfinite(values).all():
             large = bool(np.isfinite(leaf).all())
             way_out = 'store it as float32 or bfloat16' if large else 'it holds NaN or infinity'
-            raise ValueError(f'{path} is not finite in {dtype}; {way_out}')
+            raise ValueError(f'{path} is not finite in {kinds[path]}; {way_out}')
         file.write(values.view(np.uint8).data)
         release(leaf)

@@ -13,13 +13,15 @@ from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.families import family_of
 from jax_prompt.core.spec import FEATURES
 from jax_prompt.core.tree import split, unflatten
+from jax_prompt.data.stored import WithRaw
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
 from jax_prompt.train.cache import frozen_prefix
+from jax_prompt.train.compiled import make_step
 from jax_prompt.train.memory import plan_step
 from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.step import Program, WithRaw, cross_entropy, make_step
+from jax_prompt.train.step import Program, cross_entropy
 
 
 class JaxSide:
@@ -66,7 +68,7 @@ class JaxSide:
             micro_batch=plan.micro_batch,
         )
         images: Any = jnp.asarray(problem['images'])
-        if model.tuner.needs_raw():
+        if model.facts.needs_raw:
             backbone = self.frozen['backbone']
             raw = frozen_prefix(program, FEATURES, backbone, problem['images'], size)
             images = WithRaw(images, jnp.asarray(raw))

@@ -25,14 +25,16 @@ from bench_machine import machine
 from jax_prompt.backbones.architectures import ARCHITECTURES
 from jax_prompt.core.spec import FEATURES
 from jax_prompt.core.tree import count, split
+from jax_prompt.data.stored import WithRaw
 from jax_prompt.data.transforms import Augment
 from jax_prompt.door import enter
 from jax_prompt.methods import METHODS, get_method
 from jax_prompt.model import build_classifier
 from jax_prompt.train.cache import cached_cut, frozen_prefix
+from jax_prompt.train.compiled import make_step
 from jax_prompt.train.memory import plan_step
 from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.step import Program, WithRaw, make_step
+from jax_prompt.train.step import Program
 
 CLASSES = 10
 
@@ -75,11 +77,11 @@ class Step:
         )
         backbone, images = self.frozen.get('backbone', {}), _images(args)
         budget = 1e6 if cached else 0.0
-        cut = cached_cut(program, method.cut(model.tuner, model.spec), args.batch, budget, backbone)
+        cut = cached_cut(program, model.facts.cut, args.batch, budget, backbone)
         self.data: Any = images
         if not cut.at_image:
             self.data = jnp.asarray(frozen_prefix(program, cut, backbone, images, args.batch))
-        elif cached and model.tuner.needs_raw():
+        elif cached and model.facts.needs_raw:
             raw = frozen_prefix(program, FEATURES, backbone, images, args.batch)
             self.data = WithRaw(images, jnp.asarray(raw))
         self.program = replace(program, start=cut)

@@ -29,9 +29,8 @@ from bench_machine import machine
 
 from jax_prompt.core.tree import Tree
 from jax_prompt.door import enter
-from jax_prompt.runs.build import Prefixed, build_backbone, build_program, init_params
 from jax_prompt.runs.config import RunConfig, resolve
-from jax_prompt.runs.inputs import load_split, open_data
+from jax_prompt.runs.prepare import prepare
 from jax_prompt.search.population import fit_population
 from jax_prompt.search.sizing import Population, choose_size
 from jax_prompt.train.job import Job
@@ -58,32 +57,17 @@ class Problem:
     def __init__(self, args: argparse.Namespace):
         config = embedded_default(args.method)
         config = replace(config, batch_size=args.batch, epochs=args.epochs)
-        source, backbone = open_data(config, config.data), build_backbone(config)
-        size = backbone.config.image_size
-        splits = {n: load_split(config, source.splits[n], size) for n in ('train', 'val')}
-        count = len(splits['train'].labels)
-        base = build_program(config, backbone, len(source.classes), count)
-        trainable, frozen = init_params(config, backbone, base.classifier)
-        prefixed = Prefixed(config, base, frozen, sum(len(s.labels) for s in splits.values()))
-        splits = {name: prefixed(part) for name, part in splits.items()}
-        program = prefixed.program_of(count, config.epochs)
-        self.frozen = prefixed.frozen_after()
-        self.trainable: Tree = replicate(trainable, program.mesh)
+        with tempfile.TemporaryDirectory() as name:
+            prepared = prepare(config, Path(name), test=False, quiet=True)
+        start, splits = prepared.start, prepared.splits
+        self.frozen = start.frozen
+        self.trainable: Tree = replicate(start.trainable, start.program.mesh)
         self.hypers = [
             Hyper(float(lr), config.weight_decay, config.head_weight_decay)
             for lr in np.geomspace(1e-3, 3e-2, args.members)
         ]
-        self.template = Job(
-            name='',
-            directory=Path(),
-            program=program,
-            hyper=self.hypers[0],
-            seed=config.seed,
-            train=splits['train'],
-            val=splits['val'],
-            batch_size=config.batch_size,
-            eval_batch_size=config.engine.eval_batch_size,
-            quiet=True,
+        self.template = prepared.job(
+            'member', 'member', start, self.hypers[0], splits['train'], splits['val']
         )
 
     def jobs(self, folder: Path) -> list[Job]:

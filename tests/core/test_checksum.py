@@ -8,24 +8,17 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from small_job import linear_head, linear_job, two_classes
 
-from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.checksum import SUMS, hash_tree
 from jax_prompt.core.devices import num_cores
-from jax_prompt.core.spec import FEATURES
-from jax_prompt.core.tree import split
-from jax_prompt.data.transforms import Augment
-from jax_prompt.methods import METHODS
-from jax_prompt.model import build_classifier
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
 from jax_prompt.search.population import fit_population
 from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
-from jax_prompt.train.job import Data, Job
 from jax_prompt.train.log import Progress, read_metrics
 from jax_prompt.train.loop import fit
-from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.step import Program
+from jax_prompt.train.optim import Hyper
 
 TREE = {'a': np.arange(300, dtype=np.float32), 'b': {'c': np.int32(7)}}
 
@@ -140,41 +133,13 @@ def test_a_damaged_checkpoint_is_put_aside_and_one_that_comes_again_written_anew
 @pytest.fixture(scope='module')
 def head():
     """A linear head on 8 numbers, four steps an epoch: its program, its weights, its data."""
-    classifier = build_classifier(ViTConfig(8, 1, 2, 16, 4, 8), METHODS['linear'], 2)
-    params = jax.jit(classifier.init)(jax.random.key(0))
-    trainable, _ = split(params, lambda path: path.startswith('head/'))
-    program = Program(
-        classifier=classifier,
-        optim=Optim('sgd', warmup_epochs=0.0),
-        epochs=3,
-        steps_per_epoch=4,
-        augment=Augment(),
-        image_size=8,
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-        start=FEATURES,
-    )
-    labels = (np.arange(13) % 2).astype(np.int32)
-    features = np.random.default_rng(0).normal(size=(13, 8)).astype(np.float32)
-    return program, trainable, Data(features, labels)
+    program, trainable = linear_head()
+    return replace(program, epochs=3, steps_per_epoch=4), trainable, two_classes(13, apart=0.0)
 
 
 def _job(head, folder, lr=1e-2, **changes):
-    job = Job(
-        name=f'lr_{lr:g}',
-        directory=folder / f'lr_{lr:g}',
-        program=head[0],
-        hyper=Hyper(lr, 0.0, 0.0),
-        seed=0,
-        train=head[2],
-        val=head[2],
-        batch_size=4,
-        eval_batch_size=13,
-        checkpoint_seconds=0.0,
-        metrics=folder / 'metrics.jsonl',
-        quiet=True,
-    )
-    return replace(job, **changes)
+    changes |= {'eval_batch_size': 13, 'checkpoint_seconds': 0.0}
+    return linear_job(f'lr_{lr:g}', folder, head[2], head[0], lr, **changes)
 
 
 def _rows(path):

@@ -73,7 +73,7 @@ def test_both_sides_compute_the_same(bench, name, method):
     }
     before = sides['torch'].evaluate()
     losses = {k: [float(side.train_step()) for _ in range(4)] for k, side in sides.items()}
-    check = bench('bench').check_losses
+    check = bench('speed').check_losses
     check({name: {'losses': values} for name, values in losses.items()}, 1e-4)
     np.testing.assert_allclose(losses['torch'][0], before, rtol=1e-5)
     assert len(set(losses['jax'])) == 4  # it trains
@@ -85,7 +85,7 @@ def test_both_sides_compute_the_same(bench, name, method):
 
 
 def test_other_losses_are_refused(bench):
-    check = bench('bench').check_losses
+    check = bench('speed').check_losses
     with pytest.raises(ValueError, match='torch computes other losses than jax'):
         check({'jax': {'losses': [2.0, 1.0]}, 'torch': {'losses': [2.0, 1.001]}}, 1e-4)
 

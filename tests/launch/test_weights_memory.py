@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jax_prompt.core.tree import flatten
-from jax_prompt.runs.build import build_backbone, build_program, init_params
+from jax_prompt.runs.backbone import build_backbone
+from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.weights.load import load_weights, save_converted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +26,8 @@ import jax, numpy as np
 from jax_prompt.backbones import table
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import num_bytes
-from jax_prompt.runs.build import build_backbone, build_program, init_params
+from jax_prompt.runs.backbone import build_backbone
+from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.runs.config import Engine, RunConfig
 from launch.convert import main
 

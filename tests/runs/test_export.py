@@ -12,8 +12,9 @@ from jax_prompt.backbones.families import family_of
 from jax_prompt.core.tree import flatten, merge
 from jax_prompt.data.kept import Kept
 from jax_prompt.methods import get_method
-from jax_prompt.runs.build import build_backbone, build_program, init_params
-from jax_prompt.runs.export import exported
+from jax_prompt.runs.backbone import build_backbone
+from jax_prompt.runs.program import build_program, init_params
+from jax_prompt.runs.export import exported, merges
 from jax_prompt.runs.restore import Restored, restore
 from jax_prompt.runs.run import run
 from jax_prompt.weights.load import load_weights, save_converted
@@ -81,7 +82,7 @@ def test_what_is_no_change_of_weights_is_refused_by_name(method, make_run):
         ValueError, match=f"method {part} adds .*can't be exported; allowed: .*lora"
     ):
         exported(make_run(method))
-    assert get_method('ssf').make_tuner().merges()
+    assert merges(get_method('ssf').tuner)
 
 
 def test_a_shift_that_has_no_bias_to_go_to_is_refused(make_run):

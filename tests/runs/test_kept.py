@@ -108,7 +108,7 @@ def test_a_run_goes_on_with_the_same_data_alone(trained, pets, tmp_path):
 
 def test_a_finished_run_on_changed_data_is_not_nothing_to_do(trained, tmp_path, monkeypatch, pets):
     config, _, result = trained
-    monkeypatch.setattr(runs, 'claim', lambda *_: result)
+    monkeypatch.setattr(runs, 'open_workdir', lambda *_: result)
     assert run(config, tmp_path / 'run', quiet=True) == result
     (pets / 'cat' / '000.png').unlink()
     with pytest.raises(ValueError, match='has changed since the run'):

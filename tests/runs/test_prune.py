@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jax_prompt.runs import run as runs
+from jax_prompt.runs import fitting
 from jax_prompt.train.log import read_metrics
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
@@ -40,17 +40,17 @@ def test_a_pruned_run_trains_again_with_what_is_kept(make_config, tmp_path, sear
 
 def test_a_killed_pruned_run_keeps_its_choice(make_config, tmp_path, monkeypatch):
     config = _config(make_config)
-    real = runs.pruned_program
+    real = fitting.pruned_program
 
     def dying(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, 'pruned_program', dying)
+    monkeypatch.setattr(fitting, 'pruned_program', dying)
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / 'run', quiet=True)
     before = (tmp_path / 'run' / 'pruned.json').read_text()
-    monkeypatch.setattr(runs, 'pruned_program', real)
-    monkeypatch.setattr(runs, 'choose_kept', lambda *_: pytest.fail('chosen again'))
+    monkeypatch.setattr(fitting, 'pruned_program', real)
+    monkeypatch.setattr(fitting, 'choose_kept', lambda *_: pytest.fail('chosen again'))
     result = run(config, tmp_path / 'run', quiet=True)
     assert (tmp_path / 'run' / 'pruned.json').read_text() == before
     monkeypatch.undo()

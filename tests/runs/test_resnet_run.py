@@ -18,14 +18,15 @@ from jax_prompt.data.transforms import Augment
 from jax_prompt.evals.recorder import record
 from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
-from jax_prompt.runs.build import build_backbone, build_program, init_params
-from jax_prompt.train.loop import epoch_order
+from jax_prompt.runs.backbone import build_backbone
+from jax_prompt.runs.program import build_program, init_params
+from jax_prompt.train.members import epoch_order
 from jax_prompt.train.optim import Hyper, Optim, learning_rate
 from jax_prompt.train.mesh import data_mesh, replicate
-from jax_prompt.train.pmapped import pmap_step
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
-from jax_prompt.train.step import Program, make_logits, make_step
+from jax_prompt.train.compiled import make_logits, make_step, pmap_step
+from jax_prompt.train.step import Program
 from jax_prompt.calibrate.tokens import BackboneTokens
 from jax_prompt.weights.identity import Identity
 from jax_prompt.weights.load import load_weights, save_converted

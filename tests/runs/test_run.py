@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from small_data import encode
 
-from jax_prompt.train import loop
-from jax_prompt.runs import run as runs
+from jax_prompt.train import ledger
+from jax_prompt.runs import fitting
 from jax_prompt.train.checkpoint import Checkpoints
 from jax_prompt.train.log import read_metrics
 from jax_prompt.runs.restore import restore
@@ -42,7 +42,7 @@ def test_a_finished_run_does_nothing_and_another_configuration_is_refused(
     make_config, tmp_path, monkeypatch
 ):
     first = run(make_config(method='linear'), tmp_path / 'run', quiet=True)
-    monkeypatch.setattr(runs, 'fit', lambda *_: pytest.fail('trained again'))
+    monkeypatch.setattr(fitting, 'fit', lambda *_: pytest.fail('trained again'))
     assert run(make_config(method='linear'), tmp_path / 'run', quiet=True) == first
     with pytest.raises(ValueError, match=r'epochs: 2 there, 3 asked'):
         run(make_config(method='linear', epochs=3), tmp_path / 'run', quiet=True)
@@ -162,7 +162,7 @@ def test_eight_devices_give_the_result_of_one_and_resume(make_config, tmp_path, 
     one = run(make_config(), tmp_path / 'one', quiet=True)
     eight = {'num_devices': 8, 'checkpoint_seconds': 0.0, 'eval_batch_size': 8}
     ends = []
-    real = loop.append_metrics
+    real = ledger.append_metrics
 
     def dying(path, row):
         real(path, row)
@@ -170,7 +170,7 @@ def test_eight_devices_give_the_result_of_one_and_resume(make_config, tmp_path, 
         if len(ends) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, 'append_metrics', dying)
+    monkeypatch.setattr(ledger, 'append_metrics', dying)
     with pytest.raises(KeyboardInterrupt):
         run(make_config(engine=eight), tmp_path / 'eight', quiet=True)
     got = run(make_config(engine=eight), tmp_path / 'eight', quiet=True)

@@ -9,10 +9,11 @@ from jax_prompt.backbones import table
 from jax_prompt.backbones.swin import Swin
 from jax_prompt.core.tree import flatten, unstack_layers
 from jax_prompt.methods import get_method
-from jax_prompt.runs.build import build_backbone, build_program, init_params
+from jax_prompt.runs.backbone import build_backbone
+from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.runs.config import Engine, Model, RunConfig
 from jax_prompt.train.optim import Hyper
-from jax_prompt.train.step import make_step
+from jax_prompt.train.compiled import make_step
 from jax_prompt.weights.identity import Identity
 from jax_prompt.weights.load import save_converted
 
@@ -48,7 +49,7 @@ def test_a_step_on_loaded_weights(weights):
     program = build_program(config, backbone, 5, 4)
     trainable, frozen = init_params(config, backbone, program.classifier)
     method = get_method('vpt_deep')
-    assert not method.trains('norm/scale', program.classifier.tuner, program.classifier.spec)
+    assert not program.classifier.tuner.trains('norm/scale', program.classifier.spec)
     before = {path: np.asarray(leaf) for path, leaf in flatten(frozen).items()}
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)

@@ -136,22 +136,22 @@ def test_torn_prototypes_are_built_again(make_config, tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(prompts, 'prototypes', build)
     monkeypatch.setattr(prompts, 'BackboneTokens', lambda *_: None)
-    tuner = SimpleNamespace(prompt_layers=lambda _: (0, 1), prompt_length=2)
-    program = SimpleNamespace(classifier=SimpleNamespace(tuner=tuner, spec=None))
+    facts = SimpleNamespace(prompt_layers=range(2), prompt_length=2)
+    program = SimpleNamespace(classifier=SimpleNamespace(facts=facts))
     path = tmp_path / 'prototypes.npz'
 
-    def prompts():
+    def run_again():
         got, report = run_prototypes(make_config(), program, None, None, path)
         np.testing.assert_array_equal(got, made)
         assert report == {'construction': 'mean'}
 
-    prompts()
-    prompts()
+    run_again()
+    run_again()
     assert len(calls) == 1
     whole = path.read_bytes()
     for torn in (b'', whole[:-30], bytes(50)):
         path.write_bytes(torn)
-        prompts()
+        run_again()
         assert path.read_bytes() == whole and 'prototypes.npz is damaged' in caplog.text
         caplog.clear()
     assert len(calls) == 4

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from functools import cache, partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,19 +15,21 @@ from jax_prompt.core.tree import merge
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
-from jax_prompt.search import population
 from jax_prompt.search import search as searches
-from jax_prompt.search.members import Members
-from jax_prompt.search.padding import cut, lengthened, obstacle, padded, with_length
-from jax_prompt.search.population import fit_population
+from jax_prompt.search.padding import lengthened, obstacle
+from jax_prompt.search.population import fit_population, members_of
 from jax_prompt.search.search import Candidate, Search
 from jax_prompt.search.sizing import Population
 from jax_prompt.train.checkpoint import Checkpoints
+from jax_prompt.train.compiled import with_length
 from jax_prompt.train.job import Job
+from jax_prompt.train.ledger import Ledger
 from jax_prompt.train.log import read_metrics
 from jax_prompt.train.loop import fit
+from jax_prompt.train.members import cut, padded
 from jax_prompt.train.mesh import data_mesh, replicate
 from jax_prompt.train.optim import Hyper, Optim
+from jax_prompt.train.options import Engine
 from jax_prompt.train.step import Program
 
 CONFIG = ViTConfig(16, 2, 2, 32, 4, 8)
@@ -66,7 +69,8 @@ def _members(method, tmp_path, where='members', lengths=LENGTHS, **changes):
         classifier, trainable, frozen = _model(method, length)
         own = {'hyper': Hyper(1e-2 * (i + 1), 1e-2 * i, 1e-2), 'seed': 0}
         own |= {'val': None if method == 'vpt_shallow' else VAL}  # each program takes its time
-        own |= {'batch_size': 4, 'eval_batch_size': 6, 'checkpoint_seconds': 0.0, 'quiet': True}
+        own |= {'batch_size': 4, 'quiet': True}
+        own |= {'engine': Engine(eval_batch_size=6, checkpoint_seconds=0.0)}
         jobs.append(
             Job(
                 name=f'{where}/{i}',
@@ -86,7 +90,7 @@ def _prompts(tree):
 
 
 def _equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+    chex.assert_trees_all_equal(a, b)
 
 
 @pytest.mark.parametrize(('method', 'pool'), [('vpt_shallow', 'mean'), ('vpt_deep', 'cls')])
@@ -107,7 +111,9 @@ def test_masked_prompts_count_for_nothing(method, pool):
         logits = classifier.apply(merge(trainable, frozen), images, train=True)
         return jnp.sum(logits**2), logits
 
-    gradient = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+    # Both lengths of the padded classifier share a program; the short one has its own.
+    traced = chex.assert_max_traces(loss, n=2)
+    gradient = jax.jit(jax.grad(traced, has_aux=True), static_argnums=1)
     grads, logits = gradient(tree, long, masked)
     want, wanted = gradient(own, short, frozen)
     np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-6)
@@ -157,8 +163,8 @@ def test_a_member_of_its_own_length_is_its_solo_run(tmp_path, method):
 def test_padding_stays_zero_through_momentum_decay_and_averages(tmp_path, case):
     method, changes = case
     jobs, trees, frozen = _members(method, tmp_path, **changes)
-    members = Members(jobs, trees, frozen)
-    state = members.put(members.initial)
+    members = members_of(jobs, trees, frozen)
+    state = members.put(members.initial())
     assert members.program == jobs[1].program
     state, metrics = members.steps(state, *members.order(0))
     assert np.isfinite(metrics['loss']).all()
@@ -187,7 +193,7 @@ def test_a_killed_mixed_population_goes_on_to_the_same_bits(tmp_path, monkeypatc
     class Kill(Exception):
         pass
 
-    saves, save = [], population.Ledger.save
+    saves, save = [], Ledger.save
 
     def dying(record, state):
         saves.append(1)
@@ -196,10 +202,10 @@ def test_a_killed_mixed_population_goes_on_to_the_same_bits(tmp_path, monkeypatc
         save(record, state)
 
     jobs, trees, frozen = _members('vpt_deep', tmp_path)
-    monkeypatch.setattr(population.Ledger, 'save', dying)
+    monkeypatch.setattr(Ledger, 'save', dying)
     with pytest.raises(Kill):
         fit_population(jobs, trees, frozen)
-    monkeypatch.setattr(population.Ledger, 'save', save)
+    monkeypatch.setattr(Ledger, 'save', save)
     got = fit_population(jobs, trees, frozen)
     for a, b in zip(got, whole, strict=True):
         _equal(a.fit.trainable, b.fit.trainable)
@@ -247,11 +253,11 @@ def test_what_can_not_be_masked_exactly_is_known(case):
 def test_members_that_can_not_be_masked_are_refused(tmp_path):
     jobs, trees, frozen = _members('gated_vpt', tmp_path)
     with pytest.raises(ValueError, match=r'\[1, 3, 1, 3\] prompts, and GatedVPT does not mask'):
-        Members(jobs, trees, frozen)
+        members_of(jobs, trees, frozen)
     jobs, trees, frozen = _members('vpt_deep', tmp_path)
     more = replace(jobs[2], program=replace(jobs[2].program, epochs=3))
     with pytest.raises(ValueError, match=r"differ in \['program'\]"):
-        Members([*jobs[:2], more], trees[:3], frozen)
+        members_of([*jobs[:2], more], trees[:3], frozen)
 
 
 def _search(method, folder, options, **changes):
@@ -290,7 +296,7 @@ def test_lengths_that_can_not_share_a_program_have_populations_of_their_own(tmp_
     groups, train = [], searches.fit_population
 
     def seen(jobs, *args):
-        groups.append([s.program.classifier.tuner.prompt_length for s in jobs])
+        groups.append([s.program.classifier.facts.prompt_length for s in jobs])
         return train(jobs, *args)
 
     monkeypatch.setattr(searches, 'fit_population', seen)

@@ -13,15 +13,17 @@ from jax_prompt.core.tree import split
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
-from jax_prompt.search import members, population
-from jax_prompt.search.members import population_logits, population_steps
 from jax_prompt.search.population import fit_population
+from jax_prompt.train import members
 from jax_prompt.train.cache import frozen_prefix
+from jax_prompt.train.compiled import make_logits, make_steps
 from jax_prompt.train.job import Data, Job
+from jax_prompt.train.ledger import Ledger
 from jax_prompt.train.log import read_metrics
 from jax_prompt.train.loop import fit
 from jax_prompt.train.mesh import data_mesh, replicate
 from jax_prompt.train.optim import Hyper, Optim
+from jax_prompt.train.options import Engine
 from jax_prompt.train.step import Program
 from jax_prompt.tuners.robust import RobustTraining
 
@@ -53,8 +55,8 @@ def _job(classifier, tmp_path, **changes):
         **changes.pop('program', {}),
     )
     base = {'hyper': Hyper(1e-2, 1e-3, 1e-2), 'seed': 0, 'train': TRAIN, 'val': VAL}
-    base |= {'batch_size': 4, 'eval_batch_size': 6, 'quiet': True}
-    base |= {'checkpoint_seconds': 0.0, 'metrics': tmp_path / 'metrics.jsonl'}
+    base |= {'batch_size': 4, 'quiet': True, 'metrics': tmp_path / 'metrics.jsonl'}
+    base |= {'engine': Engine(eval_batch_size=6, checkpoint_seconds=0.0)}
     return Job(name='a', directory=tmp_path / 'a', program=program, **base | changes)
 
 
@@ -149,6 +151,9 @@ class _Stream:
     def __init__(self, data):
         self.data = data
 
+    def __len__(self):
+        return len(self.data.labels)
+
     def batches(self, order):
         for row in order:
             yield self.data.data[row], self.data.labels[row]
@@ -198,7 +203,7 @@ def test_a_killed_population_goes_on_to_the_same_bits(tmp_path, monkeypatch, sto
     class Kill(Exception):
         pass
 
-    saves, save = [], population.Ledger.save
+    saves, save = [], Ledger.save
 
     def dying(record, state):
         saves.append(1)
@@ -208,17 +213,17 @@ def test_a_killed_population_goes_on_to_the_same_bits(tmp_path, monkeypatch, sto
 
     grid, failed = _grid(job, lrs), []
     note = lambda index, outcome: failed.append(index)  # noqa: E731
-    monkeypatch.setattr(population.Ledger, 'save', dying)
+    monkeypatch.setattr(Ledger, 'save', dying)
     with pytest.raises(Kill):
         fit_population(grid, [trainable] * 3, frozen, on_failure=note)
-    monkeypatch.setattr(population.Ledger, 'save', save)
-    calls, steps = [], members.population_steps
+    monkeypatch.setattr(Ledger, 'save', save)
+    calls, steps = [], members.make_steps
 
     def counted(*args):
         calls.append(1)
         return steps(*args)
 
-    monkeypatch.setattr(members, 'population_steps', counted)
+    monkeypatch.setattr(members, 'make_steps', counted)
     got = fit_population(grid, [trainable] * 3, frozen, skip=failed)
     # Stopped among the saves of one moment, it goes on from the step that all members have.
     assert len(calls) == {1: 2, 3: 1}[stop_after]
@@ -256,15 +261,16 @@ def test_frozen_weights_and_images_are_there_once(tmp_path):
     grid = _grid(_job(classifier, tmp_path))
     group = members.Members(grid, [trainable] * 3, frozen)
     rows, weights = group.order(0)
-    state = group.put(group.initial)
-    args = (group.data, group.labels, rows, weights, group.hyper, group.key)
-    trace = jax.make_jaxpr(partial(population_steps, group.program))(state, frozen, *args)
+    state = group.put(group.initial())
+    args = (group.data, group.labels, rows, weights, *group.own)
+    trace = jax.make_jaxpr(partial(make_steps, group.program))(state, frozen, *args)
     (scan,) = trace.jaxpr.eqns[0].params['jaxpr'].jaxpr.eqns
     body = scan.params['jaxpr'].jaxpr
     shapes = [var.aval.shape for eqn in body.eqns for var in eqn.outvars]
     # The patch embedding of the batch is computed once, the tokens of blocks for each member.
     assert (4, 4, 16) in shapes
-    logits = population_logits(group.program, state.trainable, frozen, jnp.asarray(VAL.data))
+    images = jnp.asarray(VAL.data)
+    logits = make_logits(group.program, state.trainable, frozen, images, members=True)
     assert logits.shape == (6, 3, 2)
 
 

@@ -4,11 +4,8 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from small_job import linear_head, linear_job
 
-from jax_prompt.core.tree import split
-from jax_prompt.data.transforms import Augment
-from jax_prompt.methods import METHODS
-from jax_prompt.model import build_classifier
 from jax_prompt.runs.config import resolve
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
@@ -16,10 +13,9 @@ from jax_prompt.search import search as searches
 from jax_prompt.search import sizing
 from jax_prompt.search.search import Candidate, Search
 from jax_prompt.search.sizing import Population, choose_size
-from jax_prompt.train.job import Data, Job, NonFiniteLoss
+from jax_prompt.train.job import Data, NonFiniteLoss
 from jax_prompt.train.log import read_metrics
-from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.step import Program
+from jax_prompt.train.members import Members
 
 LRS = (1e-4, 3e-3, 1e-2, 3e-2)
 
@@ -27,22 +23,8 @@ LRS = (1e-4, 3e-3, 1e-2, 3e-2)
 @pytest.fixture(scope='module')
 def parts():
     """A linear head on features of 8 numbers, of which the first tells the classes apart."""
-    from jax_prompt.backbones.vit_config import ViTConfig
-    from jax_prompt.core.spec import FEATURES
-
-    classifier = build_classifier(ViTConfig(8, 1, 2, 16, 4, 8), METHODS['linear'], 2)
-    trainable, _ = split(classifier.init(jax.random.key(0)), lambda p: p.startswith('head/'))
-    program = Program(
-        classifier=classifier,
-        optim=Optim('sgd'),
-        epochs=4,
-        steps_per_epoch=8,
-        augment=Augment(),
-        image_size=8,
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-        start=FEATURES,
-    )
+    program, trainable = linear_head()
+    program = replace(program, epochs=4, steps_per_epoch=8)
     rng, data = np.random.default_rng(0), []
     for count in (64, 40):
         labels = (np.arange(count) % 2).astype(np.int32)
@@ -53,20 +35,9 @@ def parts():
 
 def _jobs(parts, folder, lrs=LRS):
     program, _, (train, val) = parts
+    changes = {'val': val, 'batch_size': 8, 'checkpoint_seconds': 0.0}
     return {
-        f'lr_{lr:g}': Job(
-            name=f'search/lr_{lr:g}',
-            directory=folder / 'search' / f'lr_{lr:g}',
-            program=program,
-            hyper=Hyper(lr, 0.0, 0.0),
-            seed=0,
-            train=train,
-            val=val,
-            batch_size=8,
-            checkpoint_seconds=0.0,
-            metrics=folder / 'metrics.jsonl',
-            quiet=True,
-        )
+        f'lr_{lr:g}': linear_job(f'search/lr_{lr:g}', folder, train, program, lr, **changes)
         for lr in lrs
     }
 
@@ -196,12 +167,12 @@ def test_what_fills_the_processor_trains_one_after_the_other(parts, tmp_path, mo
     assert choose_size(jobs, trainables, {}, Population()).members == 4
     monkeypatch.setattr(sizing, '_SMALL', 0.0)
     for beside, members in ((0.1, 4), (1.0, 1)):  # measured: side by side and alone
-        times = {True: 4 * beside, False: 1.0}
-        monkeypatch.setattr(sizing, '_seconds', lambda _, many, times=times: times[many])
+        times = {4: 4 * beside, 1: 1.0}
+        monkeypatch.setattr(sizing, '_seconds', lambda group, times=times: times[len(group.jobs)])
         assert choose_size(jobs, trainables, {}, Population()).members == members
     monkeypatch.undo()
-    assert sizing._seconds(sizing.Members(jobs, [parts[1]] * 4, {}), True) > 0.0
-    assert sizing._seconds(sizing.Members(jobs[:1], [parts[1]], {}), False) > 0.0
+    assert sizing._seconds(Members(jobs, [parts[1]] * 4, {})) > 0.0
+    assert sizing._seconds(Members(jobs[:1], [parts[1]], {})) > 0.0
 
 
 def test_options_are_checked(make_config):

@@ -168,7 +168,9 @@ def test_a_real_search_chooses_the_same_again_without_training(benchmark, tmp_pa
     before = json.loads(path.read_text())
     path.write_text('{"name"')
     assert chosen_of(path.parent, benchmark.config(search.task)) is None
-    monkeypatch.setattr('jax_prompt.train.loop.make_steps', lambda *_: pytest.fail('trained again'))
+    monkeypatch.setattr(
+        'jax_prompt.train.members.make_steps', lambda *_: pytest.fail('trained again')
+    )
     again = Worker(benchmark, root, quiet=True, say=lambda _: None)
     assert again._advance(search) == 'worked'
     assert json.loads(path.read_text()) == before

@@ -6,21 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_job import linear_head, linear_job, two_classes
 
-from jax_prompt.backbones.vit_config import ViTConfig
-from jax_prompt.core.spec import FEATURES
-from jax_prompt.core.tree import split
-from jax_prompt.data.transforms import Augment
-from jax_prompt.methods import METHODS
-from jax_prompt.model import build_classifier
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
-from jax_prompt.train.job import Data, Job, NonFiniteLoss, Unconverged
+from jax_prompt.train.job import Data, NonFiniteLoss, Unconverged
+from jax_prompt.train.ledger import add_steps, epoch_means, too_few_converged
 from jax_prompt.train.log import read_metrics
 from jax_prompt.train.loop import fit
-from jax_prompt.train.metrics import add_steps, epoch_means, too_few_converged
-from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.step import Program
+from jax_prompt.train.optim import Hyper
 
 TUNER = {'channels': 4, 'width': 8}
 
@@ -99,36 +93,9 @@ def test_or_it_stops_the_run_which_keeps_its_checkpoint(make_config, tmp_path):
 @pytest.fixture
 def job(tmp_path):
     """A linear job on stored features, of which two examples can be spoiled."""
-    config = ViTConfig(16, 2, 2, 32, 4, 8)
-    classifier = build_classifier(config, METHODS['linear'], 2)
-    trainable, _ = split(classifier.init(jax.random.key(0)), lambda p: p.startswith('head/'))
-    program = Program(
-        classifier=classifier,
-        optim=Optim('sgd'),
-        epochs=2,
-        steps_per_epoch=3,
-        augment=Augment(),
-        image_size=8,
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-        start=FEATURES,
-        skip_nonfinite=True,
-    )
-    labels = (np.arange(12) % 2).astype(np.int32)
-    features = np.random.default_rng(0).normal(size=(12, 16)).astype(np.float32) + labels[:, None]
-    made = Job(
-        name='train',
-        directory=tmp_path / 'stage',
-        program=program,
-        hyper=Hyper(0.1, 0.0, 0.0),
-        seed=0,
-        train=Data(features, labels),
-        val=None,
-        batch_size=4,
-        metrics=tmp_path / 'metrics.jsonl',
-        quiet=True,
-    )
-    return made, trainable
+    program, trainable = linear_head()
+    program = replace(program, epochs=2, steps_per_epoch=3, skip_nonfinite=True)
+    return linear_job('train', tmp_path, two_classes(12), program, lr=0.1, val=None), trainable
 
 
 def test_a_step_that_is_not_finite_can_be_skipped(job):

@@ -12,11 +12,13 @@ from jax_prompt.core.tree import split
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
-from jax_prompt.train import loop
+from jax_prompt.train import members
 from jax_prompt.train.job import Data, Job, NonFiniteLoss
 from jax_prompt.train.log import read_metrics
-from jax_prompt.train.loop import epoch_order, fit
+from jax_prompt.train.loop import fit
+from jax_prompt.train.members import epoch_order
 from jax_prompt.train.optim import Hyper, Optim
+from jax_prompt.train.options import Engine
 from jax_prompt.train.step import Program
 
 CONFIG = ViTConfig(16, 2, 2, 32, 4, 8)
@@ -50,9 +52,7 @@ def job(model, tmp_path):
         train=dark_and_bright(18),
         val=dark_and_bright(9, seed=1),
         batch_size=4,
-        eval_batch_size=4,
-        steps_per_call=2,
-        checkpoint_seconds=0.0,
+        engine=Engine(eval_batch_size=4, steps_per_call=2, checkpoint_seconds=0.0),
         metrics=tmp_path / 'metrics.jsonl',
         quiet=True,
     )
@@ -95,7 +95,7 @@ def test_a_killed_stage_goes_on_to_the_same_bits(model, job, monkeypatch, stop_a
         pass
 
     calls = []
-    steps = loop.make_steps
+    steps = members.make_steps
 
     def dying(*args, **options):
         calls.append(1)
@@ -103,10 +103,10 @@ def test_a_killed_stage_goes_on_to_the_same_bits(model, job, monkeypatch, stop_a
             raise Kill
         return steps(*args, **options)
 
-    monkeypatch.setattr(loop, 'make_steps', dying)
+    monkeypatch.setattr(members, 'make_steps', dying)
     with pytest.raises(Kill):
         fit(job, trainable, frozen)
-    monkeypatch.setattr(loop, 'make_steps', steps)
+    monkeypatch.setattr(members, 'make_steps', steps)
     resumed = fit(job, trainable, frozen)
     _equal(resumed.trainable, whole.trainable)
     _equal(resumed.best, whole.best)
@@ -120,13 +120,16 @@ def test_a_killed_stage_goes_on_to_the_same_bits(model, job, monkeypatch, stop_a
 def test_a_finished_stage_trains_no_more(model, job, monkeypatch):
     _, trainable, frozen = model
     first = fit(job, trainable, frozen)
-    monkeypatch.setattr(loop, 'make_steps', partial(pytest.fail, 'trained again'))
+    monkeypatch.setattr(members, 'make_steps', partial(pytest.fail, 'trained again'))
     _equal(fit(job, trainable, frozen).trainable, first.trainable)
 
 
 class _Stream:
     def __init__(self, data):
         self.data = data
+
+    def __len__(self):
+        return len(self.data.labels)
 
     def batches(self, order):
         for row in order:
@@ -154,7 +157,7 @@ def test_a_non_finite_loss_names_the_step_and_keeps_the_checkpoint(model, job, m
         fit(wild, trainable, frozen)
     with pytest.raises(NonFiniteLoss, match='No checkpoint yet'):
         fit(wild, trainable, frozen)
-    steps = loop.make_steps
+    steps = members.make_steps
 
     def spoiled(program, state, *rest):
         at = int(state.step)
@@ -163,7 +166,7 @@ def test_a_non_finite_loss_names_the_step_and_keeps_the_checkpoint(model, job, m
             metrics['loss'] = metrics['loss'].at[1].set(jnp.nan)
         return state, metrics
 
-    monkeypatch.setattr(loop, 'make_steps', spoiled)
+    monkeypatch.setattr(members, 'make_steps', spoiled)
     with pytest.raises(NonFiniteLoss, match=r'step 11 \(epoch 3\).*checkpoint of step 10 is kept'):
         fit(job, trainable, frozen)
 
@@ -184,7 +187,7 @@ def test_the_average_is_the_sum_of_past_weights(model, job):
     state = program.init(jax.tree.map(jnp.copy, trainable))
     average = jax.tree.map(np.asarray, trainable)
     for _ in range(3):
-        state, _ = loop.make_step(
+        state, _ = members.make_step(
             program,
             state,
             frozen,

@@ -16,10 +16,11 @@ from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
 from jax_prompt.nn.layers import patches
 from jax_prompt.runs.config import RunConfig
+from jax_prompt.train.compiled import make_step
 from jax_prompt.train.masked import Masked, MaskedProgram, as_masked, reconstruction_loss
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.options import Model
-from jax_prompt.train.step import Program, make_step
+from jax_prompt.train.step import Program
 from jax_prompt.tuners.decoder import MaskedDecoder, grid_positions
 
 CONFIG = ViTConfig(16, 2, 2, 32, 4, 16, pool='mean', norm_after_pool=True, patch_drop_rate=0.75)

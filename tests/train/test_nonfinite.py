@@ -9,25 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_data import encode
+from small_job import linear_head, linear_job, two_classes
 
-from jax_prompt.backbones.vit_config import ViTConfig
-from jax_prompt.core.spec import FEATURES
-from jax_prompt.core.tree import split
 from jax_prompt.data.kept import Kept
-from jax_prompt.data.transforms import Augment
 from jax_prompt.evals.classify import NonFiniteLogits, score
-from jax_prompt.methods import METHODS
-from jax_prompt.model import build_classifier
 from jax_prompt.runs import last_look
 from jax_prompt.runs import restore as restoring
 from jax_prompt.runs.restore import Restored
 from jax_prompt.search.population import fit_population
 from jax_prompt.search.search import Candidate, Search
 from jax_prompt.search.sizing import Population
-from jax_prompt.train.job import Data, Fit, Job, NonFiniteLoss
+from jax_prompt.train.compiled import make_logits
+from jax_prompt.train.job import Data, Fit, NonFiniteLoss
 from jax_prompt.train.loop import fit
-from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.step import Program, make_logits
 
 # A step with the second gives weights near 1e38, with the third infinite ones.
 GOOD, BAD, WORSE = 1e-2, 3e38, np.inf
@@ -36,43 +30,14 @@ GOOD, BAD, WORSE = 1e-2, 3e38, np.inf
 @pytest.fixture(scope='module')
 def head():
     """A linear head on 8 numbers: its program of one step, its weights, and 16 examples."""
-    classifier = build_classifier(ViTConfig(8, 1, 2, 16, 4, 8), METHODS['linear'], 2)
-    trainable, _ = split(
-        jax.jit(classifier.init)(jax.random.key(0)), lambda p: p.startswith('head/')
-    )
-    program = Program(
-        classifier=classifier,
-        optim=Optim('sgd', warmup_epochs=0.0),
-        epochs=1,
-        steps_per_epoch=1,
-        augment=Augment(),
-        image_size=8,
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-        start=FEATURES,
-    )
-    labels = (np.arange(16) % 2).astype(np.int32)
-    features = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
-    return program, trainable, Data(features + labels[:, None], labels)
+    return *linear_head(), two_classes(16)
 
 
 def _job(head, folder, lr, validated=True):
     program, _, data = head
-    name = f'search/lr_{lr:g}'
-    return Job(
-        name=name,
-        directory=folder / name,
-        program=program,
-        hyper=Hyper(lr, 0.0, 0.0),
-        seed=0,
-        train=data,
-        val=data if validated else None,
-        batch_size=16,
-        eval_batch_size=16,
-        checkpoint_seconds=1e9,
-        metrics=folder / 'metrics.jsonl',
-        quiet=True,
-    )
+    changes = {'batch_size': 16, 'eval_batch_size': 16, 'checkpoint_seconds': 1e9}
+    changes |= {} if validated else {'val': None}
+    return linear_job(f'search/lr_{lr:g}', folder, data, program, lr, **changes)
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])

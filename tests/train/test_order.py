@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jax_prompt.train.order import epoch_order, num_steps
+from jax_prompt.train.members import epoch_order, num_steps
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from tuned_vit import CONFIG, IMAGES, SPEC, backbone_of, features, largest, nois
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import Cut
+from jax_prompt.core.staged import segment
 from jax_prompt.core.tree import count, flatten, stack_layers, unstack_layers
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.methods import get_method
@@ -99,7 +100,7 @@ def test_lora_of_the_upper_layers_is_lora_with_zeros_below(change):
     config = replace(CONFIG, **change)
     model = build_classifier(config, get_method('lora'), 5, first_layer=1)
     assert model.backbone.seams == (1,)
-    assert get_method('lora').cut(model.tuner, SPEC) == Cut(1)
+    assert model.facts.cut == Cut(1)
     params = noisy(model.init(jax.random.key(0)))
     assert params['tuner']['layers']['qkv']['down'].shape == (2, 32, 8)
     got = model.apply(params, IMAGES)
@@ -147,7 +148,7 @@ def test_of_the_faithful_adapter_only_the_upper_bias_ever_learns(faithful):
         (lambda: LoRA(parts=('q', 'v')), r"parts is \('q', 'v'\); allowed"),
         (lambda: LoRA(parts='qkv,v'), "parts is 'qkv,v', which names a projection twice"),
         (lambda: LoRA(parts='mlp,fc1'), 'twice'),
-        (lambda: LoRA(first_layer=3).layer_range(SPEC), 'first_layer is 3; .* allowed: 0 to 2'),
+        (lambda: LoRA(first_layer=3).facts(SPEC), 'first_layer is 3; .* allowed: 0 to 2'),
         (lambda: LoRA().init(jax.random.key(0), replace(SPEC, sites={})), "no projection 'qkv'"),
         (lambda: Adapter(hidden=0), 'hidden is 0; at least 1'),
         (lambda: Adapter().init(jax.random.key(0), replace(SPEC, sites={})), "no site 'mlp'"),
@@ -159,4 +160,4 @@ def test_wrong_options_are_named(make, message):
 
 
 def test_a_tuner_that_adds_nothing_has_no_parameters_in_any_segment():
-    assert Tuner().segment({}, (0, 3), SPEC) == {}
+    assert segment({}, (0, 3), Tuner().facts(SPEC), SPEC) == {}

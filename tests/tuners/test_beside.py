@@ -54,7 +54,7 @@ def test_partial_trains_the_last_blocks_and_the_norm(last):
     assert groups == {*before, 'blocks_02_03', 'norm'}
     block = 4 * 32 + 32 * 96 + 96 + 33 * 32 + 33 * 64 + 65 * 32
     assert count(trained) == last * block + 64
-    assert get_method('partial').cut(model.tuner, model.spec).block == 3 - last
+    assert model.facts.cut.block == 3 - last
 
 
 def test_bias_trains_every_bias_and_nothing_else():
@@ -179,7 +179,7 @@ def test_a_planar_flow_is_invertible_for_any_parameters():
 
 def test_moments_are_cross_covariances_of_the_final_tokens():
     model, params = _model('mp', width=8, heads=2)
-    assert model.tuner.feature_dim(model.spec) == 32 + 32
+    assert model.facts.feature_dim == 32 + 32
     assert params['head']['kernel'].shape == (64, 5)
     tokens = np.asarray(jax.random.normal(jax.random.key(2), (3, 17, 32)))
     features = np.zeros((3, 32), np.float32)
@@ -225,16 +225,16 @@ def test_a_combination_answers_for_all_its_parts():
     method = get_method('spt_deep+bias')
     model, params = _model('spt_deep+bias', spt_deep={'num_prompts': 2})
     assert method.calibrated
-    assert method.trains('norm/bias', model.tuner, model.spec)
-    assert not method.trains('norm/scale', model.tuner, model.spec)
-    assert method.cut(model.tuner, model.spec) == IMAGE
+    assert model.tuner.trains('norm/bias', model.spec)
+    assert not model.tuner.trains('norm/scale', model.spec)
+    assert model.facts.cut == IMAGE
     prompts = jnp.ones((3, 2, 32))
     moved = model.tuner.calibrated(params['tuner'], prompts)
     np.testing.assert_array_equal(moved['layers']['spt_deep']['prompts'], prompts)
     seen = get_method('lion+lora')
     assert seen.transform_options().keys() == get_method('lion').transform_options().keys()
     both, _ = _model('lion+lora')
-    assert both.tuner.needs_raw()
+    assert both.facts.needs_raw
     assert set(both.tuner.probes(2)) == {'lion'}
     assert seen.with_prompts({}, 3)['lora'] == {}
     assert method.with_prompts({}, 3)['spt_deep'] == {'num_prompts': 3}
@@ -256,7 +256,7 @@ def test_combinations_that_make_no_sense_are_refused(name, message):
 @pytest.mark.parametrize('name', ['vpt_deep+spt_shallow', 'lion+bias', 'mp+mlp'])
 def test_parts_that_do_not_go_together_are_refused(name):
     with pytest.raises(ValueError, match=r'one part at most|trains the backbone|wider features'):
-        get_method(name).make_tuner()
+        get_method(name).make_tuner().facts(CONFIG.spec())
 
 
 def test_a_part_has_its_own_options():

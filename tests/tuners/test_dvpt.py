@@ -130,8 +130,8 @@ def test_golden_counts_on_vit_b():
 def test_pixels_need_the_image_and_move_the_cut():
     method = get_method('dvpt_deep')
     model = build_classifier(CONFIG, method, 5, num_prompts=4, meta_input='pixels')
-    assert method.cut(model.tuner, model.spec) == IMAGE
-    assert method.cut(DVPT(), model.spec) == Cut(0)
+    assert model.facts.cut == IMAGE
+    assert DVPT().facts(model.spec).cut == Cut(0)
     params, images = model.init(jax.random.key(0)), _inputs()[0]
     tokens = model.prefix(params['backbone'], images, Cut(0))
     with pytest.raises(ValueError, match='start from the image'):

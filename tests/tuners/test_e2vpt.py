@@ -123,7 +123,7 @@ def test_rewinding_starts_from_the_first_stages_values():
     _, params, images, _ = _model()
     kept = prune(_scores(), 0.5, 0.25)
     model, pruned, _, _ = _model(kept=kept)
-    assert model.tuner.prompt_length == 2
+    assert model.facts.prompt_length == 2
     first, second = params['tuner']['layers'], pruned['tuner']['layers']
     np.testing.assert_array_equal(second['kv_prompts'], first['kv_prompts'])
     np.testing.assert_array_equal(pruned['head']['kernel'], params['head']['kernel'])

@@ -20,8 +20,9 @@ from jax_prompt.tuners.lion import LION
 CONFIG = ViTConfig(32, 3, 2, 64, 4, 16)
 
 
-def _spec(family, feature_dim):
-    return BackboneSpec(family, 12, feature_dim, feature_dim, 224, 16, 196, 12)
+def _spec(family, dim):
+    kind = {'num_heads': 0 if family == 'resnet' else 12, 'windowed': family == 'swin'}
+    return BackboneSpec(family, 12, dim, dim, 224, 16, 196, **kind)
 
 
 def _images(batch=3, side=16):
@@ -196,7 +197,7 @@ def test_each_input_of_p2_reaches_it(seen):
     params = classifier.init(jax.random.key(0))
     grads = jax.grad(lambda p: _loss(classifier, p, _images()))(params)['tuner']
     assert float(jnp.max(jnp.abs(grads['shared']['p2']['into']['kernel']))) > 0
-    assert classifier.tuner.needs_raw() == (seen == 'raw')
+    assert classifier.facts.needs_raw == (seen == 'raw')
 
 
 @pytest.mark.parametrize('kind', ['implicit', 'one_step', 'phantom', 'neumann'])
@@ -266,13 +267,13 @@ def test_the_jacobian_penalty_is_added_to_the_gradient():
 def test_without_p1_training_starts_at_the_features():
     method = get_method('lion')
     spec = CONFIG.spec()
-    assert method.cut(LION(), spec).at_image
-    assert method.cut(LION(image_block=False), spec).block > spec.num_layers
-    assert method.cut(LION(image_block=False, input='image'), spec).at_image
+    assert LION().facts(spec).cut.at_image
+    assert LION(image_block=False).facts(spec).cut.block > spec.num_layers
+    assert LION(image_block=False, input='image').facts(spec).cut.at_image
     model = build_classifier(CONFIG, method, 5, image_block=False)
     params = model.init(jax.random.key(0))
-    features = model.prefix(params['backbone'], _images(), method.cut(model.tuner, spec))
-    got = model.apply(params, features, start=method.cut(model.tuner, spec))
+    features = model.prefix(params['backbone'], _images(), model.facts.cut)
+    got = model.apply(params, features, start=model.facts.cut)
     np.testing.assert_allclose(got, model.apply(params, _images()), atol=1e-5)
 
 

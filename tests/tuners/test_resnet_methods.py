@@ -165,7 +165,7 @@ def test_training_starts_from_the_frozen_network(name, options):
 )
 def test_a_change_of_trainables_changes_nothing_before_the_cut(name, options, cut, own):
     classifier, trainable, frozen = tuned(name, **options)
-    assert get_method(name).cut(classifier.tuner, classifier.spec) == cut
+    assert classifier.facts.cut == cut
     assert {path.split('/')[0] for path in flatten(trainable.get('backbone', {}))} == own
     prefix = jax.jit(partial(classifier.prefix, cut=cut))
     before = prefix(frozen['backbone'], IMAGES)

@@ -10,7 +10,6 @@ from tuned_swin import CONFIG, IMAGES, SPEC, gradients, tuned
 
 from jax_prompt.core.spec import Cut
 from jax_prompt.core.tree import flatten, merge
-from jax_prompt.methods import get_method
 
 
 def test_training_starts_from_the_frozen_network():
@@ -29,7 +28,7 @@ def test_training_starts_from_the_frozen_network():
 def test_a_cut_inside_a_stage(name, options):
     """What lies before it is frozen; the merging behind it trains where blocks before it do."""
     classifier, trainable, frozen = tuned(name, **options)
-    cut = get_method(name).cut(classifier.tuner, classifier.spec)
+    cut = classifier.facts.cut
     assert cut == Cut(1) and classifier.backbone.seams == (1,)
     if name == 'partial':
         own = {path.split('/')[0] for path in flatten(trainable['backbone'])}

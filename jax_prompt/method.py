@@ -1,8 +1,8 @@
 """Method: what the engine needs to know about a way to tune, and not how it works.
 
-A method answers four questions: what the tuner adds, which backbone leaves train, whether the tuner
-is calibrated from the task's own data before training, and what wraps the optimizer. It also states
-its cut: the network before the cut has no trained parameter.
+A method answers three questions: which tuner acts, whether the tuner is calibrated from the task's
+own data before training, and what wraps the optimizer. What the tuner adds, which backbone leaves
+train and where training starts, the tuner says itself (`core.tuner`).
 """
 
 import difflib
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jax
 import optax
 
-from jax_prompt.core.spec import IMAGE, BackboneSpec, Cut
+from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import is_statistic
 from jax_prompt.core.tuner import Tuner
 
@@ -28,16 +28,6 @@ class Transform(Protocol):
         ...
 
 
-def nothing(path: str, tuner: Tuner, spec: BackboneSpec) -> bool:
-    """No backbone leaf trains."""
-    return False
-
-
-def at_image(tuner: Tuner, spec: BackboneSpec) -> Cut:
-    """Training starts from the image."""
-    return IMAGE
-
-
 @dataclass(frozen=True)
 class Method:
     """One row of the table of methods.
@@ -45,10 +35,8 @@ class Method:
     Attributes:
       name: its name in configs.
       summary: what it trains, in a line.
-      tuner: makes the tuner from its options.
+      tuner: the kind of its tuner, a dataclass of options.
       fixed: options that define this method and can't be set.
-      trains: tells whether a backbone leaf trains, from its path below `backbone`, tuner and spec.
-      cut: tells where training starts: no trained parameter acts before this place.
       calibrated: whether the prompts start from the task's own tokens.
       pretrained: whether the backbone starts from pretrained weights.
       transform: makes the wrapper of the optimizer from its options; None: there is none.
@@ -58,10 +46,8 @@ class Method:
 
     name: str
     summary: str
-    tuner: Callable[..., Tuner] = Tuner
+    tuner: type[Tuner] = Tuner
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    trains: Callable[[str, Tuner, BackboneSpec], bool] = nothing
-    cut: Callable[[Tuner, BackboneSpec], Cut] = at_image
     calibrated: bool = False
     pretrained: bool = True
     transform: Callable[..., Transform] | None = None
@@ -74,7 +60,7 @@ class Method:
             group, _, rest = path.partition('/')
             if group == 'backbone' and is_statistic(rest) and not self.batch_statistics:
                 return False
-            return group != 'backbone' or self.trains(rest, tuner, spec)
+            return group != 'backbone' or tuner.trains(rest, spec)
 
         return trained
 

@@ -1,0 +1,107 @@
+"""The backbone of a run: its weights, read strictly, and its configuration."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from jax_prompt.backbones.architectures import Config
+from jax_prompt.backbones.table import lookup
+from jax_prompt.core.tree import Tree
+from jax_prompt.methods import get_method
+from jax_prompt.runs.config import RunConfig
+from jax_prompt.weights.fresh import fresh_norm
+from jax_prompt.weights.load import Identity, load_weights
+
+
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """A backbone with its weights.
+
+    Attributes:
+      config: its configuration for this run.
+      tree: parameters in per-layer form, numpy; None where the method starts from random ones, and
+        in a run that has them on its device.
+      identity: which weights these are; None likewise.
+      mean: normalisation of images in [0, 1].
+      std: likewise.
+      skipped: keys of the file that were not used, with the reason.
+      notes: what was assumed of the weights.
+    """
+
+    config: Config
+    tree: Tree | None
+    identity: Identity | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    skipped: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def build_backbone(config: RunConfig, recorded: Identity | None = None) -> LoadedBackbone:
+    """Reads the weights and settles the backbone's configuration.
+
+    Args:
+      config: the run.
+      recorded: what a finished run has recorded of its weights; they are read as they were then,
+        whatever now lies beside the file.
+
+    Raises:
+      FileNotFoundError: no weights there; says where they are published.
+      ValueError: the file does not fit the backbone, or does not say how its weights are to be run.
+    """
+    method, entry = get_method(config.method), lookup(config.backbone)
+    network, tree, identity = entry.config, None, None
+    skipped: Mapping[str, str] = {}
+    notes: tuple[str, ...] = ()
+    options = config.model
+    mean: tuple[float, ...] = entry.mean
+    std: tuple[float, ...] = entry.std
+    if method.pretrained:
+        tree, report = load_weights(
+            config.weights or None,
+            config.backbone,
+            format=config.weights_format or 'auto',
+            mean=options.mean or None,  # type: ignore[arg-type]
+            std=options.std or None,  # type: ignore[arg-type]
+            pool=options.pool,
+            identity=recorded,
+        )
+        if report.unsettled:
+            raise ValueError(report.unsettled)
+        network, identity, skipped = report.config, report.identity, report.skipped
+        notes = report.notes
+        if options.norm == 'fresh':
+            tree = fresh_norm(tree)
+            notes = (*notes, "the file's final norm is replaced by a fresh one (model.norm)")
+        mean, std = identity.mean, identity.std
+    elif config.weights:
+        raise ValueError(
+            f'method {method.name} starts from random weights; leave --config.weights empty, or '
+            "take method 'full' to start from the file"
+        )
+    network = with_settings(
+        network,
+        image_size=config.image_size or network.image_size,
+        pool=options.pool or network.pool,
+        dtype=options.dtype,
+        scan=options.scan,
+        drop_path_rate=options.drop_path_rate,
+        patch_drop_rate=options.patch_drop_rate,
+        remat='none' if options.remat == 'auto' else options.remat,
+    )
+    mean, std = (
+        tuple(own or default) for own, default in ((options.mean, mean), (options.std, std))
+    )
+    return LoadedBackbone(network, tree, identity, mean, std, skipped, notes)  # type: ignore[arg-type]
+
+
+def with_settings(network: Config, **values: Any) -> Config:
+    """Returns the configuration with these values; one that its family has not must be unset."""
+    known = {field.name for field in fields(network)}
+    wrong = [name for name, value in values.items() if name not in known and value]
+    if wrong:
+        raise ValueError(
+            f'a {network.family} has no {wrong[0]}; leave model.{wrong[0]} at its default, or take '
+            f'another backbone (a ViT has it)'
+        )
+    return replace(network, **{name: v for name, v in values.items() if name in known})

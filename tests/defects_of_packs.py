@@ -1,0 +1,48 @@
+"""The deliberate defects of packs and of fetched weights, for `tests/mutants.py`."""
+
+from defects import Mutant
+
+MUTANTS = (
+    Mutant(
+        'pack-checksum-ignored',
+        'packs/file.py',
+        'if hash_tree(tree, values) != metadata[SUM]:',
+        'if not metadata[SUM]:',
+        ('packs/test_hostile.py',),
+    ),
+    Mutant(
+        'pack-on-another-backbone',
+        'packs/load.py',
+        'if hash_tree(backbone.tree) != header.content:',
+        'if not header.content:',
+        ('packs/test_packs.py',),
+    ),
+    Mutant(
+        'frozen-prompts-left-out',
+        'packs/load.py',
+        'frozen = frozen | _filled(held, flat, jnp.asarray)',
+        'frozen = frozen | held',
+        ('packs/test_packs.py',),
+    ),
+    Mutant(
+        'resumed-without-asking',
+        'weights/transfer.py',
+        "'If-Range': state['mark']",
+        "'X-Range': state['mark']",
+        ('weights/test_fetch.py',),
+    ),
+    Mutant(
+        'token-for-everyone',
+        'weights/fetch.py',
+        "    if not url.startswith(f'{_HUB}/'):",
+        "    if not url.startswith('h'):",
+        ('weights/test_fetch.py',),
+    ),
+    Mutant(
+        'fetched-file-not-compared',
+        'weights/cache.py',
+        '(record.size, record.sha256) != (size, digest)',
+        'record.size != size',
+        ('weights/test_fetch.py',),
+    ),
+)
