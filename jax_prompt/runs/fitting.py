@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from jax_prompt.core.grids import edges
 from jax_prompt.methods import get_method
 from jax_prompt.runs.ahead import images_after
 from jax_prompt.runs.prepare import Prepared, Start
@@ -55,6 +56,8 @@ def search_candidates(prepared: Prepared) -> tuple[Chosen, Trained]:
         candidates[name] = Candidate(job, start.trainable, start.frozen, shown)
     chosen = Search(candidates, prepared.workdir / 'search', config.population, prepared.say).run()
     name = chosen.name
+    for value, edge in edges(chosen.row, config.grids).items():
+        prepared.say(f'search: {value} is the {edge} of its grid; a better one may lie beyond')
     return chosen, Trained(
         job=candidates[name].job,
         start=starts[name],

@@ -1,6 +1,5 @@
 """The training program of a run, and the initial values of what it trains."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,8 @@ from jax_prompt.methods import get_method
 from jax_prompt.model import Classifier, build_classifier
 from jax_prompt.runs.backbone import LoadedBackbone, with_settings
 from jax_prompt.runs.config import RunConfig
+from jax_prompt.train.masked import as_masked
+from jax_prompt.train.members import num_steps
 from jax_prompt.train.memory import StepPlan, plan_step
 from jax_prompt.train.mesh import data_mesh
 from jax_prompt.train.step import Program
@@ -41,13 +42,14 @@ def build_program(
         method,
         num_classes,
         head_std=config.model.head_std,
+        head_init=config.model.head_init,
         **config.tuner_options,
     )
-    return Program(
+    program = Program(
         classifier=classifier,
         optim=config.optim,
         epochs=config.epochs,
-        steps_per_epoch=math.ceil(count / config.batch_size),
+        steps_per_epoch=num_steps(count, config.batch_size, config.drop_last),
         augment=config.augment,
         image_size=network.image_size,
         mean=backbone.mean,
@@ -57,6 +59,7 @@ def build_program(
         mesh=run_mesh(config),
         micro_batch=plan.micro_batch,
     )
+    return as_masked(program, config.masked) if config.masked.active else program
 
 
 def _plan(config: RunConfig, method: Method, network: Config) -> StepPlan:

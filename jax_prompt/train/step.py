@@ -210,10 +210,7 @@ class Program:
             x, raw, labels, weights = part
             options: dict[str, Any] = {'start': self.start, 'raw': raw, 'probes': probes}
             with in_context(self.mesh):
-                logits = self.classifier.apply(
-                    merge(trainable, frozen), x, key=key, train=True, **options
-                )
-            losses = cross_entropy(logits, labels, self.optim.label_smoothing)
+                losses, logits = self.losses(merge(trainable, frozen), x, labels, key, options)
             hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
             loss = jnp.sum(losses * weights) / jnp.maximum(total, 1.0)
             return loss, jnp.sum(hits * weights)
@@ -236,6 +233,24 @@ class Program:
         if self.optim.ema_decay:
             ema = optax.incremental_update(trainable, ema, 1.0 - self.optim.ema_decay)
         return TrainState(state.step, trainable, opt_state, ema)
+
+    def losses(
+        self, params: Tree, x: jax.Array, labels: jax.Array, key: jax.Array, options: dict[str, Any]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes what a training step minimises.
+
+        Args:
+          params: all parameters.
+          x: what the model takes, [B, ...].
+          labels: [B] int32.
+          key: random key of dropout and drop path.
+          options: further arguments of `Classifier.apply`.
+
+        Returns:
+          The loss of each image [B] float32, and the logits [B, K].
+        """
+        logits = self.classifier.apply(params, x, key=key, train=True, **options)
+        return cross_entropy(logits, labels, self.optim.label_smoothing), logits
 
     def _skip(
         self, before: TrainState, after: TrainState, metrics: dict[str, jax.Array]

@@ -272,10 +272,10 @@ def test_weight_decay_and_schedule_leave_statistics_alone():
 
 
 def test_an_epochs_last_row_is_filled_with_a_sample_of_it():
-    rows, weights = epoch_order(jax.random.key(0), 0, 10, 8)
+    rows, weights = epoch_order(jax.random.key(0), 0, 10, 8, 2)
     np.testing.assert_array_equal(rows[1, 2:], rows[0, :6])
     np.testing.assert_array_equal(weights[1], [1, 1, 0, 0, 0, 0, 0, 0])
-    rows, _ = epoch_order(jax.random.key(0), 0, 3, 8)
+    rows, _ = epoch_order(jax.random.key(0), 0, 3, 8, 1)
     assert np.bincount(rows[0]).tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
 
 

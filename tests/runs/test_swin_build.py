@@ -65,6 +65,22 @@ def test_a_step_on_loaded_weights(weights):
         np.testing.assert_array_equal(leaf, before[path], err_msg=path)
 
 
+def test_a_fresh_norm_takes_the_place_of_the_files(weights):
+    path, tree = weights
+    tree['norm'] = jax.tree.map(lambda leaf: leaf + 0.5, tree['norm'])
+    identity = Identity('swin_test.test', 'w', '0' * 64, 'microsoft', table.HALF, table.HALF)
+    save_converted(path, tree, identity)
+    loaded, fresh = (
+        build_backbone(_config(path, model=Model(norm=norm))) for norm in ('', 'fresh')
+    )
+    np.testing.assert_array_equal(loaded.tree['norm']['scale'], tree['norm']['scale'])
+    np.testing.assert_array_equal(fresh.tree['norm']['scale'], 1.0)
+    np.testing.assert_array_equal(fresh.tree['norm']['bias'], 0.0)
+    assert 'fresh one' in fresh.notes[-1] and fresh.tree.keys() == loaded.tree.keys()
+    with pytest.raises(ValueError, match=r"model.norm is 'new'; allowed: \('', 'fresh'\)"):
+        Model(norm='new')
+
+
 def test_another_image_size_pads_and_keeps_the_windows(weights):
     config = _config(weights[0], image_size=48)
     backbone = build_backbone(config)
