@@ -13,7 +13,8 @@ features and takes 100 epochs in any case. `lion` has small blocks, as in config
 from ml_collections import ConfigDict
 
 from jax_prompt.methods import get_method
-from jax_prompt.runs.config import Engine, Model, RunConfig, parse_arg, to_config_dict
+from jax_prompt.runs.config import Engine, Model, RunConfig
+from jax_prompt.runs.config_file import parse_arg, to_config_dict
 from jax_prompt.train.optim import Optim
 
 _LRS = (1e-2, 3e-2, 1e-1, 3e-1)

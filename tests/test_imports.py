@@ -120,7 +120,7 @@ def breaks_outside(item: Import) -> bool:
             return False
         return item.at_head or not item.file.startswith('jax_prompt/data/')
     if top in ('ml_collections', 'absl'):
-        allowed = item.file == 'jax_prompt/runs/config.py' or room_of(item.file) == 'cli'
+        allowed = item.file == 'jax_prompt/runs/config_file.py' or room_of(item.file) == 'cli'
         return item.at_head or not allowed
     if top == 'matplotlib':
         return item.at_head or room_of(item.file) != 'report'
