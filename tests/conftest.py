@@ -114,7 +114,7 @@ def pack(tmp_path_factory):
 @pytest.fixture(scope='session')
 def weights():
     """The weights of vit_micro that ship with the package."""
-    from jax_prompt.weights.find import find_weights
+    from jax_prompt.backbones.table import find_weights
 
     return find_weights('vit_micro')
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.backbones.table import TABLE, Entry
+from jax_prompt.backbones.table import TABLE, Entry, find_weights
 from jax_prompt.core.checksum import hash_file, hash_tree
 from jax_prompt.core.tree import Tree, flatten, unflatten
 from jax_prompt.data.kept import Kept
@@ -25,7 +25,6 @@ from jax_prompt.runs.restore import Restored, restore
 from jax_prompt.runs.result import measured_hash
 from jax_prompt.weights.cache import cached_file
 from jax_prompt.weights.fetch import AUTO, weights_file
-from jax_prompt.weights.find import find_weights
 from jax_prompt.weights.identity import Identity
 
 

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from jax_prompt.backbones.table import Entry, lookup
+from jax_prompt.backbones.table import Entry, find_weights, lookup
 from jax_prompt.weights.answers import Address, NotFetched
 from jax_prompt.weights.cache import FIRST_USE, cached_file, checked_record, read_record
-from jax_prompt.weights.find import find_weights
 from jax_prompt.weights.transfer import Patience, transfer
 
 AUTO = 'auto'

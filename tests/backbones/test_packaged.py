@@ -10,7 +10,6 @@ import pytest
 from jax_prompt.backbones import table
 from jax_prompt.backbones.families import family_of
 from jax_prompt.data.open import open_source
-from jax_prompt.weights.find import find_weights
 from jax_prompt.weights.load import load_weights
 
 PACKAGED = [name for name, entry in table.TABLE.items() if entry.packaged]
@@ -18,7 +17,7 @@ PACKAGED = [name for name, entry in table.TABLE.items() if entry.packaged]
 
 @pytest.mark.parametrize('name', PACKAGED)
 def test_a_card_tells_which_weights_these_are(name):
-    path = find_weights(name)
+    path = table.find_weights(name)
     card = Path(path).with_suffix('.md').read_text(encoding='utf-8')
     assert path.stat().st_size < 3e6
     assert load_weights(path, name)[1].identity.sha256 in card
@@ -38,7 +37,7 @@ def photographs(shared_real):
 @pytest.mark.parametrize('name', PACKAGED)
 def test_features_are_better_than_those_of_random_weights(name, photographs):
     """By ridge regression on normalised features."""
-    tree, report = load_weights(find_weights(name), name)
+    tree, report = load_weights(table.find_weights(name), name)
     family = family_of(report.config)
     network = family.make(report.config, ())
     mean, std = (np.asarray(v, np.float32) for v in (report.identity.mean, report.identity.std))

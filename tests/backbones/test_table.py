@@ -4,10 +4,9 @@ import pytest
 
 from jax_prompt.backbones import table
 from jax_prompt.backbones.architectures import ARCHITECTURES
-from jax_prompt.backbones.table import TABLE, lookup, tags
+from jax_prompt.backbones.table import TABLE, find_weights, lookup, tags
 from jax_prompt.core.tree import count
 from jax_prompt.weights.families import FAMILIES
-from jax_prompt.weights.find import find_weights
 
 
 @pytest.mark.parametrize('name', TABLE)

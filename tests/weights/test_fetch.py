@@ -14,7 +14,7 @@ import pytest
 import requests
 from file_server import DATA, FileServer
 
-from jax_prompt.backbones.table import TABLE, lookup
+from jax_prompt.backbones.table import TABLE, find_weights, lookup
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import flatten
 from jax_prompt.runs.paths import absolute
@@ -22,7 +22,6 @@ from jax_prompt.weights import transfer as transfers
 from jax_prompt.weights.answers import Address, NotFetched
 from jax_prompt.weights.cache import cache_folder, cached_file, read_record
 from jax_prompt.weights.fetch import address_of, fetch_weights, web_address, weights_file
-from jax_prompt.weights.find import find_weights
 from jax_prompt.weights.load import load_weights
 from jax_prompt.weights.transfer import Patience, transfer
 
