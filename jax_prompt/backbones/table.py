@@ -94,7 +94,7 @@ def _add(
     )
 
 
-for _arch in ('vit_micro', 'swin_micro', 'resnet_micro'):
+for _arch in ('vit_micro', 'mae_micro', 'swin_micro', 'resnet_micro'):
     _add(_arch, 'tiny_imagenet', 'jax_prompt', '', False, 'ships with the package')
 
 # AugReg: "How to train your ViT?", arXiv:2106.10270; the files that its authors recommend and timm

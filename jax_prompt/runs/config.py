@@ -305,8 +305,10 @@ def to_config_dict(config: RunConfig) -> Any:
         'tuner': {**method.settable(), **config.tuner},
         'transform': {**method.transform_options(), **config.transform},
     }
-    names = ('search_lrs', 'search_weight_decays', 'search_head_weight_decays')
-    names = (*names, 'search_num_prompts')
+    names = (
+        *('search_lrs', 'search_weight_decays', 'search_head_weight_decays'),
+        'search_num_prompts',
+    )
     values |= {name: tuple(values[name]) for name in names}
     if not method.has_prompts:  # a key that does nothing is none
         del values['num_prompts'], values['search_num_prompts']
