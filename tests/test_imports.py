@@ -29,6 +29,7 @@ ARROWS = {
     'method': ['core'],
     'methods': ['core', 'nn', 'deq', 'backbones', 'tuners', 'method'],
     'model': BELOW_MODEL,
+    # Which leaves a network has, and of which shapes, its init alone says (`leaf_shapes`).
     'weights': ['core', *TABLES, 'backbones.families'],
     'data': ['core', *TABLES],
     'report': BELOW_ENGINE,
@@ -119,7 +120,7 @@ def breaks_outside(item: Import) -> bool:
             return False
         return item.at_head or not item.file.startswith('jax_prompt/data/')
     if top in ('ml_collections', 'absl'):
-        allowed = item.file == 'jax_prompt/runs/config.py' or room_of(item.file) == 'cli'
+        allowed = item.file == 'jax_prompt/runs/config_file.py' or room_of(item.file) == 'cli'
         return item.at_head or not allowed
     if top == 'matplotlib':
         return item.at_head or room_of(item.file) != 'report'
