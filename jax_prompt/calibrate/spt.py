@@ -31,7 +31,7 @@ from jax_prompt.calibrate.kmeans import KMeansResult, kmeans, lloyd_stream
 from jax_prompt.calibrate.pooling import FROM_ONE_BATCH, check_count, sample_stream
 from jax_prompt.calibrate.share import from_share
 from jax_prompt.calibrate.token_source import Images, Staged, TokenSource
-from jax_prompt.calibrate.walk import MB, Walk
+from jax_prompt.calibrate.walk import Walk
 from jax_prompt.core.ranges import at_least, check_values, part
 
 CONSTRUCTIONS = (*FROM_ONE_BATCH, 'kmeans')
@@ -189,7 +189,7 @@ def _from_one_batch(walk, num_prompts, calibration, key):
         real = tokens[: len(walk.chosen)]  # without the padding
         slot_key = jax.random.fold_in(key, slot)
         values.append(construct(slot_key, real, num_prompts, calibration.faithful))
-    report = {'road': 'batch', 'held_mb': walk.step_bytes / MB}
+    report = {'road': 'batch', 'held_mb': walk.in_mb(walk.step_bytes)}
     return np.stack(values), {**report, 'inertia': [], 'iterations': [], 'converged': []}
 
 
@@ -198,11 +198,11 @@ def _from_all(walk, num_prompts, calibration, key):
     num_tokens = len(walk.chosen) * walk.num_patches
     check_count(num_prompts, len(walk.chosen), walk.num_patches)
     row = walk.width * 4  # bytes of a sampled token
-    fits = calibration.budget_mb * MB // 4 // (len(walk.levels) * row)
+    fits = walk.budget // 4 // (len(walk.levels) * row)
     num_seeds = min(num_tokens, max(num_prompts, min(SEED_TOKENS * num_prompts, fits)))
     resident = walk.layer_bytes + walk.step_bytes + 2 * num_seeds * row
     streamed = walk.step_bytes + (len(walk.levels) + 1) * num_seeds * row
-    road = 'resident' if resident <= calibration.budget_mb * MB else 'streamed'
+    road = 'resident' if resident <= walk.budget else 'streamed'
     held = resident if road == 'resident' else streamed
     walk.check('one batch of tokens and the sample that seeds k-means', held)
 
@@ -222,7 +222,7 @@ def _from_all(walk, num_prompts, calibration, key):
     result = run(walk, seed, options)
     report = {
         'road': road,
-        'held_mb': held / MB,
+        'held_mb': walk.in_mb(held),
         'inertia': [float(x) for x in result.inertia],
         'iterations': [int(x) for x in result.num_iter],
         'converged': [bool(x) for x in result.converged],

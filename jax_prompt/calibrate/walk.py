@@ -20,7 +20,7 @@ class Walk:
         self.source, self.images, self.chosen, self.levels = source, images, chosen, levels
         self.faithful = calibration.faithful
         self.batch_size = calibration.batch_size
-        self.budget_mb = calibration.budget_mb
+        self.budget_mb, self.budget = calibration.budget_mb, calibration.budget_mb * MB
         self.num_batches = -(-len(chosen) // self.batch_size)
         tokens = source.embed(self.read(0))  # one batch for its shape
         patches = source.patches(tokens)
@@ -29,10 +29,15 @@ class Walk:
         # A block's input and output, the patch tokens, and these once more as rows of points.
         self.step_bytes = 2 * tokens.nbytes + 2 * patches.nbytes
 
+    @staticmethod
+    def in_mb(count: int) -> float:
+        """Returns bytes in MiB."""
+        return count / MB
+
     def check(self, what: str, needed: int) -> None:
-        if needed > self.budget_mb * MB:
+        if needed > self.budget:
             raise ValueError(
-                f'budget_mb={self.budget_mb}, but {what} take {needed / MB:.1f} MiB; raise '
+                f'budget_mb={self.budget_mb}, but {what} take {self.in_mb(needed):.1f} MiB; raise '
                 f'budget_mb or lower batch_size={self.batch_size}'
             )
 

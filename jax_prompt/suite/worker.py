@@ -292,8 +292,7 @@ class Worker:
             except (ValueError, OSError):  # the run will say what is wrong
                 return ''
             if state.state in (preflight.MISSING, preflight.CONVERT):
-                todo = '; '.join(state.todo)
-                self.missing[task] = f'data missing: {state.detail}; {todo}'
+                self.missing[task] = f'data missing: {state.detail}; {"; ".join(state.todo)}'
         return self.missing[task]
 
 
