@@ -14,7 +14,10 @@ PACKAGE = ROOT / 'jax_prompt'
 # What each room may import from the package, besides itself. A room is a folder of the package or
 # a module at its top; 'backbones.table' names one module of a room.
 CONFIGS = [f'backbones.{name}_config' for name in ('vit', 'swin', 'resnet', 'convnext')]
-TABLES = ['backbones.table', 'backbones.architectures', *CONFIGS]
+TABLES = [
+    *('backbones.table', 'backbones.published', 'backbones.entry', 'backbones.architectures'),
+    *CONFIGS,
+]
 BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'method', 'methods']
 BELOW_ENGINE = [*BELOW_MODEL, 'model', 'weights', 'data']
 BELOW_RUNS = [*BELOW_ENGINE, 'evals', 'train', 'calibrate', 'search']
