@@ -1,6 +1,6 @@
 """The papers' claims in small: a method on tasks of 32 px, with the shipped micro backbones.
 
-    python launch/benchmark.py --config configs/claims.py:method=spt_deep,epochs=5 \
+    jax-prompt benchmark --config claims:method=spt_deep,epochs=5 \
         --config.tasks="('digits','cifar10_jpg.npz')" --results runs/claims
 
 docs/claims.md says what was measured so. Each task is searched on val among four learning rates up

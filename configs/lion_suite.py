@@ -1,6 +1,6 @@
 """LION's benchmarks with the paper's recipe: its seven tasks, long-tailed CIFAR, few-shot tasks.
 
-    python launch/benchmark.py --config configs/lion_suite.py:benchmark=longtail,method=lion \\
+    jax-prompt benchmark --config lion_suite:benchmark=longtail,method=lion \\
         --config.run.weights=FILE --results runs/longtail
 
 Wang et al., "LION: Implicit Vision Prompt Tuning" (AAAI 2024): `benchmark=lion` are the tasks of
