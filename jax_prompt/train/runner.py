@@ -22,6 +22,7 @@ from jax_prompt.train.benchmark import (
     check_tests,
     named_task,
     read_failure,
+    run_keys,
     standing,
     units_of,
 )
@@ -79,7 +80,10 @@ class Runner:
         config = self.benchmark.run
         check_tests(self.benchmark)
         if get_method(config.method).pretrained:
-            find_weights(config.backbone, config.weights or None)
+            try:
+                find_weights(config.backbone, config.weights or None)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(run_keys(str(error))) from error
         waits = False
         while True:
             ends = self._advance_all()
@@ -201,7 +205,7 @@ class Runner:
             text = traceback.format_exc()
             if claim.held():
                 write_text(claim.directory / 'traceback.txt', text)
-            reason = ' '.join(str(error).split())[:500]
+            reason = run_keys(' '.join(str(error).split()))[:1000]
             return {'kind': type(error).__name__, 'reason': f'{type(error).__name__}: {reason}'}
 
     def _fail(self, unit: Unit, claim: Claim, why: dict[str, str]) -> None:
