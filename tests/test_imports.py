@@ -38,6 +38,7 @@ ARROWS = {
     'runs': BELOW_RUNS,
     'suite': [*BELOW_RUNS, 'runs', 'report'],
     'packs': [*BELOW_RUNS, 'runs', 'report'],
+    'serve': [*BELOW_RUNS, 'runs', 'packs'],
     'door': ['core'],
 }
 
