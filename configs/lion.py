@@ -1,6 +1,6 @@
-"""LION with the paper's recipe. To tune your own images, use `configs/tune.py:method=lion`.
+"""LION with the paper's recipe. To tune your own images, use `--config tune:method=lion`.
 
-    python launch/train.py --config configs/lion.py:backbone=vit_b16_224 \
+    jax-prompt train --config lion:backbone=vit_b16_224 \
         --config.data=FOLDER_OR_NPZ --config.weights=FILE --workdir DIR
 
 Wang et al., "LION: Implicit Vision Prompt Tuning" (AAAI 2024), sections 4.3 and 4.5: Adam with a

@@ -1,6 +1,6 @@
 """The offline suite: the shipped `vit_micro` on tasks that are made locally. It downloads nothing.
 
-    python launch/train.py --config configs/offline.py:task=count,method=vpt_deep --workdir DIR
+    jax-prompt train --config offline:task=count,method=vpt_deep --workdir DIR
 
 Tasks: `digits` (handwritten digits), `shapes` (which shape), `count` (how many balls are warm),
 `position` (where the light lies), `orientation` (which way stripes run), `distance` (how far a ball

@@ -1,6 +1,6 @@
 """The offline suite as one benchmark: the shipped `vit_micro` on six tasks that are made locally.
 
-    python launch/benchmark.py --config configs/offline_suite.py:method=vpt_deep --results DIR
+    jax-prompt benchmark --config offline_suite:method=vpt_deep --results DIR
 
 The settings are those of configs/offline.py, which runs one of these tasks with one seed. The
 benchmark chooses the learning rate on val. Then it trains on train + val with three seeds.

@@ -1,6 +1,6 @@
 """Five methods on two tasks with the shipped `vit_micro`. It downloads nothing.
 
-    python launch/train.py --config configs/quickstart.py:task=digits,method=spt_deep --workdir DIR
+    jax-prompt train --config quickstart:task=digits,method=spt_deep --workdir DIR
 
 Tasks: `digits`, `orientation`, and the others of `configs/offline.py`. A run trains once on 800
 images. Its learning rate was chosen on the validation splits beforehand; `search=True` repeats that

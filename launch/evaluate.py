@@ -1,35 +1,8 @@
-"""Evaluate a finished run: python launch/evaluate.py --workdir DIR [--split test] [--data DATA].
+"""The command `jax-prompt evaluate`, from a checkout."""
 
-Other data may be a folder with one subfolder a class: all its images are evaluated.
-"""
-
-import argparse
-import json
 import sys
 
-from jax_prompt.door import enter, user_path
-from jax_prompt.runs.restore import restore
-
-
-def main() -> None:
-    """Prints accuracy and loss as a JSON line."""
-    parser = argparse.ArgumentParser(description='Evaluate a finished run.')
-    parser.add_argument('--workdir', required=True, type=user_path, help='the run directory')
-    parser.add_argument('--weights', default='', help="the backbone's file, if it moved")
-    parser.add_argument('--split', default='test', help='train, val or test')
-    parser.add_argument('--data', default='', help="other data; its classes are among the run's")
-    args = parser.parse_args()
-    found = restore(args.workdir, args.weights).evaluate(args.split, args.data)
-    print(json.dumps(found))
-    if 'data_changed' in found:
-        print(
-            f'note: the data has changed since the run was trained: {found["data_changed"]}. '
-            'Evaluated are the images that the run had',
-            file=sys.stderr,
-        )
-    if 'seen_in_training' in found:
-        print(f'note: this run was trained on {args.split}', file=sys.stderr)
-
+from jax_prompt.cli.main import main
 
 if __name__ == '__main__':
-    enter(main)
+    main(['evaluate', *sys.argv[1:]])

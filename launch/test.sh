@@ -9,6 +9,7 @@
 # JAX_PROMPT_VENV  where the environment lies (default .venv-test); kept, and used again as long as
 #                  pyproject.toml and the script that fills it are the same
 # JAX_PROMPT_BASE  what --changed compares with (default origin/main where there is one, else main)
+# JAX_PROMPT_REFERENCES=no   leaves out torch, timm and transformers; their tests skip
 # CI=true          the torch references must install; otherwise their tests skip, with the reason
 set -eu
 cd "$(dirname "$0")/.."

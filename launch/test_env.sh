@@ -40,7 +40,9 @@ if [ ! -x "$venv/bin/python" ] || [ "$(cat "$venv/stamp" 2>/dev/null)" != "$stam
   "$python" -m venv --clear "$venv"
   must_install --upgrade pip
   must_install -e './[test]'
-  if install_references; then
+  if [ "${JAX_PROMPT_REFERENCES:-yes}" = no ]; then
+    touch "$venv/no-references"
+  elif install_references; then
     rm -f "$venv/no-references"
   else
     cat "$log" >&2
@@ -49,7 +51,7 @@ if [ ! -x "$venv/bin/python" ] || [ "$(cat "$venv/stamp" 2>/dev/null)" != "$stam
   echo "$stamp" >"$venv/stamp"
 fi
 if [ -e "$venv/no-references" ]; then
-  say "torch 2.13.0 (CPU), timm or transformers could not be installed in $venv:"
+  say "torch 2.13.0 (CPU), timm or transformers are not installed in $venv:"
   say 'the comparisons with them are skipped; remove that folder to try again'
-  if [ "${CI:-}" = true ]; then exit 1; fi
+  if [ "${CI:-}" = true ] && [ "${JAX_PROMPT_REFERENCES:-yes}" = yes ]; then exit 1; fi
 fi

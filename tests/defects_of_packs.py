@@ -1,4 +1,4 @@
-"""The deliberate defects of packs and of fetched weights, for `tests/mutants.py`."""
+"""The deliberate defects of packs, fetched weights and the Python interface (`mutants.py`)."""
 
 from defects import Mutant
 
@@ -44,5 +44,27 @@ MUTANTS = (
         '(record.size, record.sha256) != (size, digest)',
         'record.size != size',
         ('weights/test_fetch.py',),
+    ),
+    # api
+    Mutant(
+        'floats-rounded-down',
+        'data/handed.py',
+        'np.rint(values * 255)',
+        'np.floor(values * 255)',
+        ('test_api.py',),
+    ),
+    Mutant(
+        'numbers-by-the-alphabet',
+        'data/handed.py',
+        'sorted(unique, key=int)',
+        'sorted(unique)',
+        ('test_api.py',),
+    ),
+    Mutant(
+        'settings-without-their-neighbours',
+        'api.py',
+        'out[name] = _merged(out[name], value)',
+        'out[name] = dict(value)',
+        ('test_api.py',),
     ),
 )

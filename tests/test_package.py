@@ -2,11 +2,13 @@
 
 import re
 import subprocess
+import sys
 import tomllib
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
+from test_imports import imports_of, sources
 
 import jax_prompt
 
@@ -99,10 +101,36 @@ def test_the_installed_version_is_this_one():
     assert installed == jax_prompt.__version__
 
 
-def test_every_folder_of_the_package_is_a_package():
-    """setuptools finds packages by their __init__.py; a folder without one would not ship."""
+def test_every_folder_of_the_package_ships(project):
+    """A folder that the list of packages lacks would be missing from the wheel."""
     folders = {path.parent for path in (ROOT / 'jax_prompt').rglob('*.py')}
     assert not [str(f.relative_to(ROOT)) for f in folders if not (f / '__init__.py').exists()]
+    found = {'.'.join(folder.relative_to(ROOT).parts) for folder in folders}
+    listed, mapped = (project['tool']['setuptools'][key] for key in ('packages', 'package-dir'))
+    assert sorted(listed) == sorted({*found, *mapped}) and mapped == {
+        'jax_prompt.configs': 'configs'
+    }
+
+
+def test_the_command_is_there(project):
+    ((name, target),) = project['project']['scripts'].items()
+    module, _, function = target.partition(':')
+    assert name == 'jax-prompt' and callable(getattr(import_module(module), function))
+
+
+def test_what_is_imported_is_declared(project):
+    """An import that only another package's needs bring along breaks when those change."""
+    needs = project['project']['dependencies']
+    needs += [one for some in project['project']['optional-dependencies'].values() for one in some]
+    declared = {re.split(r'[^\w.-]', one)[0].lower().replace('_', '-') for one in needs}
+    owners = metadata.packages_distributions()
+    tops = {item.name.split('.')[0] for path in sources() for item in imports_of(path)}
+    others = {top for top in tops - sys.stdlib_module_names - {'jax_prompt'} if top in owners}
+    assert {'jax', 'PIL', 'absl', 'requests', 'ml_collections'} <= others
+    undeclared = {
+        top for top in others if not {o.lower().replace('_', '-') for o in owners[top]} & declared
+    }
+    assert not undeclared
 
 
 def test_data_files_of_the_package_ship(files, project):

@@ -137,9 +137,9 @@ class Stacked(nn.Module):
 
     def _check(self, x: jax.Array, start: Cut, stop: Cut, bare_patches: bool) -> None:
         """Checks the images that enter, and that a stretch begins and ends at seams."""
-        if bare_patches and not self.config.spec().has_tokens:
-            raise ValueError(f'a {type(self).__name__} has no patch tokens; take a ViT or a Swin')
         name, size, seams = type(self).__name__, self.config.image_size, {0, *self._seams}
+        if bare_patches and not self.config.spec().has_tokens:
+            raise ValueError(f'a {name} has no patch embeddings; take a ViT or a Swin')
         for cut in (start, stop):
             if 0 <= cut.block < self.config.depth and cut.block not in seams:
                 raise ValueError(

@@ -29,6 +29,7 @@ import numpy as np
 
 from jax_prompt.calibrate.kmeans import KMeansResult, kmeans, lloyd_stream
 from jax_prompt.calibrate.pooling import FROM_ONE_BATCH, check_count, sample_stream
+from jax_prompt.calibrate.share import from_share
 from jax_prompt.calibrate.token_source import Images, Staged, TokenSource
 from jax_prompt.core.ranges import at_least, check_values, part
 
@@ -46,9 +47,10 @@ class Calibration:
     Attributes:
       construction: how prototypes are made of tokens: 'random', 'mean', 'max' or 'kmeans'.
       fraction: share of the images that is used, drawn uniformly, in (0, 1]. With the same seed a
-        smaller share is a part of a larger one.
-      batch_size: number of images of the one random batch (random, mean, max), or of each forward
-        pass (k-means).
+        smaller share is a part of a larger one. Below 1, random, mean and max take all images of
+        the share, as Table 1 of the paper does.
+      batch_size: number of images of the one random batch (random, mean, max, with a fraction of
+        1), or of each forward pass.
       faithful: True does what the released code does: it takes the tokens of layer 0 before the
         position embedding and pools image by image (`calibrate/pooling.py`). False follows the
         paper's text.
@@ -61,7 +63,7 @@ class Calibration:
         variance.
     """
 
-    construction: str = 'mean'
+    construction: str = 'random'
     fraction: float = part(1.0)
     batch_size: int = at_least(64, 1)
     faithful: bool = False
@@ -104,7 +106,7 @@ def prototypes(
 
     Returns:
       Prompts, [L, P, D] float32 (with stages D is the widest one's, and what is past a stage's own
-      width is 0), and a report: `construction`, `road` ('batch', 'resident' or 'streamed'),
+      width is 0), and a report: `construction`, `road` ('batch', 'share', 'resident', 'streamed'),
       `held_mb` (tokens held at once, MiB), `seconds`, `num_images` and `num_tokens` (a layer) that
       were used, and of k-means for each set of prototypes `inertia`, `iterations` and `converged`,
       else empty lists. With stages: `construction`, `seconds`, and a report for each in `stages`.
@@ -125,10 +127,11 @@ def prototypes(
     share = max(1, round(calibration.fraction * len(images)))
     order = np.asarray(jax.random.permutation(share_key, len(images)))[:share]
     levels = {'own': range(num_layers), 'first': (0,), 'last': (source.depth,)}
-    one_batch = calibration.construction != 'kmeans'
-    chosen = order[: calibration.batch_size] if one_batch else np.sort(order)
+    pools = calibration.construction != 'kmeans'
+    one_batch = pools and (calibration.fraction == 1 or share <= calibration.batch_size)
+    chosen = order[: calibration.batch_size] if one_batch else order if pools else np.sort(order)
     walk = _Walk(source, images, chosen, tuple(levels[calibration.layers]), calibration)
-    build = _from_one_batch if one_batch else _from_all
+    build = _from_one_batch if one_batch else from_share if pools else _from_all
     values, report = build(walk, num_prompts, calibration, draw_key)  # [len(levels), P, D]
     if not np.isfinite(values).all():
         wrong = [walk.levels[i] for i in np.flatnonzero(~np.isfinite(values).all((1, 2)))]

@@ -6,7 +6,7 @@ A unit is a folder, and in it one directory that moves from name to name:
     run                       done
     failed                    ended without a result
 
-The directory is the claim. Its owner writes in it and nowhere else. A process takes it over by
+The directory is the lease. Its owner writes in it and nowhere else. A process takes it over by
 renaming it to a name with its own key. If several processes try at once, the file system lets
 exactly one rename succeed, and the others see an error. This holds on network file systems too. (A
 lock file has no such step: a process finds it stale, but before the process can remove it, another

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jax_prompt.core.printable import printable
@@ -69,6 +69,32 @@ def walk_images(folder: Path, passed: list[Path]) -> Iterator[Path]:
                 yield Path(at, name)
             else:
                 passed.append(Path(at, name))
+
+
+def find_images(paths: Sequence[str | Path], passed: list[Path]) -> list[Path]:
+    """Returns the image files among the paths and in the folders among them, in a fixed order.
+
+    In folders the rule of training holds (`walk_images`); a file that is named is always tried.
+
+    Args:
+      paths: files and folders.
+      passed: what is passed over in folders is added to it.
+
+    Raises:
+      FileNotFoundError: a path that isn't there, or a folder without images.
+    """
+    found: list[Path] = []
+    for path in (Path(one).expanduser() for one in paths):
+        if path.is_dir():
+            inside = sorted(walk_images(path, passed))
+            if not inside:
+                raise FileNotFoundError(f'no images in {path}; suffixes: {sorted(SUFFIXES)}')
+            found.extend(inside)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f'no such file or folder: {path}')
+    return found
 
 
 def holds_images(folder: Path) -> bool:

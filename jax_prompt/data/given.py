@@ -7,30 +7,32 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def check_images(images: Any) -> None:
+def check_images(images: Any, *, any_size: bool = False) -> None:
     """Checks images before a model sees them: a wrong scale or axis gives answers all the same.
 
     Args:
       images: [B, S, S, 3] uint8, or floats in [0, 1]. In a function that JAX traces, values are not
         known and only shape and dtype are checked.
+      any_size: whether images may have any height and width, as they are resized later.
 
     Raises:
       ValueError: another shape, dtype or range; says what to do.
     """
     shape, dtype = tuple(images.shape), images.dtype
-    wrong = _wrong_shape(shape)
+    wrong = _wrong_shape(shape, any_size)
     if not wrong and dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
         wrong = 'for values of 0 to 255 convert with images.astype(np.uint8)'
     if not wrong and dtype != jnp.uint8 and not isinstance(images, jax.core.Tracer):
         wrong = _wrong_range(np.asarray(images, np.float32))
     if wrong:
+        sides = 'H, W' if any_size else 'S, S'
         raise ValueError(
-            f'images are {dtype} of shape {list(shape)}; allowed: [B, S, S, 3], uint8 or floats in '
-            f'[0, 1], not normalised; {wrong}'
+            f'images are {dtype} of shape {list(shape)}; allowed: [B, {sides}, 3], uint8 or floats '
+            f'in [0, 1], not normalised; {wrong}'
         )
 
 
-def _wrong_shape(shape: tuple[int, ...]) -> str:
+def _wrong_shape(shape: tuple[int, ...], any_size: bool) -> str:
     if len(shape) == 3:
         return 'one image is a batch of one: images[None]'
     if len(shape) != 4:
@@ -41,7 +43,9 @@ def _wrong_shape(shape: tuple[int, ...]) -> str:
         return 'put colours last: images.transpose(0, 2, 3, 1)'
     if shape[3] != 3:
         return 'give three colours, without transparency'
-    if shape[1] != shape[2]:
+    if any_size and not min(shape[1:3]):
+        return 'they have no pixels'
+    if not any_size and shape[1] != shape[2]:
         return 'make them square: data.transforms.prepare_image does'
     return ''
 

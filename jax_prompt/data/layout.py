@@ -93,7 +93,7 @@ def find_layout(root: Path) -> Layout:
         raise ValueError(f'{empty[0]}: a split folder without images; add some or remove it')
     notes = [
         f'{one}: its {_count(one)} images lie in no class folders, so they have no labels; they '
-        'are left out (launch/predict.py takes such images)'
+        'are left out (jax-prompt predict takes such images)'
         for one in sorted(flat)
     ]
     return Layout(splits, (*notes, *_left_out(root, splits, others)))

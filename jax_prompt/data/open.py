@@ -38,7 +38,7 @@ def open_source(
         'class_folders:PATH' looks for no split folders), a packed .npz,
         'tfds:NAME[/CONFIG][:VERSION]', or one of the project's own: 'digits', 'shapes',
         'scenes/count', '.../position', '.../orientation', '.../distance'. In front of any,
-        'fewshotK/', 'fractionP/' or 'longtailR/' takes a subset of it (`drawn.py`).
+        'fewshotK/', 'fractionP/' or 'longtailR/' takes a subset of it (`subset_names.py`).
       val_fraction: share of train that becomes val where the data has none.
       test_fraction: likewise test; 0: no test.
       seed: of the stratified draw of these.

@@ -1,5 +1,6 @@
 """What of a task's data is there, and what to do about what is not."""
 
+import importlib.util
 import json
 import tempfile
 from dataclasses import dataclass
@@ -52,6 +53,9 @@ def find_state(name: str, data_dir: str | None) -> State:
     task = find_task(name)
     base = _base(task)
     root = data_root(data_dir)
+    if base.name == 'digits' and not _can_open_digits(root):
+        todo = ("pip install 'jax-prompt[quickstart]'",)
+        return State(name, MISSING, 'made from scikit-learn, which is not installed', todo)
     if base in TASKS:
         return State(name, READY, 'generated or packaged; prepared on first use')
     kind, _, rest = base.data.partition(':')
@@ -99,6 +103,15 @@ def prepare(name: str, data_dir: str | None) -> Path:
     return Path(builder.data_dir)
 
 
+def _can_open_digits(root: Path) -> bool:
+    """Whether the digits are prepared, or scikit-learn is there to make them from."""
+    return any(root.glob(f'jax_prompt_digits/*/{_INFO}')) or _can_import('sklearn')
+
+
+def _can_import(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
 def _base(task: Task) -> Task:
     """Returns the row that says where a task's data lies."""
     subset = parse_subset(task.data)
@@ -127,7 +140,7 @@ def _look_at_folder(name: str, task: Task, folder: Path, root: Path) -> State:
 
 
 def _look_at_builder(name: str, task: Task, spec: str, root: Path) -> State:
-    own = f'python launch/prepare_data.py --task {name} --data_dir {root}'
+    own = f'jax-prompt prepare-data --task {name} --data_dir {root}'
     manual = task.manual.replace('MANUAL', str(root / 'downloads' / 'manual'))
     try:
         folder = prepared_folder(spec, root)
@@ -146,7 +159,7 @@ def _look_at_builder(name: str, task: Task, spec: str, root: Path) -> State:
         *described.get('alternativeFileFormats', []),
     ]
     if 'array_record' not in formats:
-        command = f'python launch/prepare_data.py --convert {folder} --data_dir ANOTHER'
+        command = f'jax-prompt prepare-data --convert {folder} --data_dir ANOTHER'
         return State(name, CONVERT, f'{folder} is {formats[0]}', (command,), task.licence)
     prepared = open_prepared(spec, str(root))
     wrong = _misfits(prepared, task)

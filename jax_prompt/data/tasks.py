@@ -1,7 +1,7 @@
 """Named tasks: what stands behind a name, one row each.
 
 Tables: VTAB-1k in `vtab.py`, FGVC in `fgvc.py`, whole sets in `regular.py`, and below the tasks
-that need no download. In front of any of them, the prefixes of `drawn.py` name subsets:
+that need no download. In front of any of them, the prefixes of `subset_names.py` name subsets:
 'fewshot8/food101', 'fraction10/fgvc/cub'.
 """
 

@@ -202,7 +202,7 @@ def open_folder_of(folder: Path) -> Prepared:
         root = folder.parents[len(Path(info.full_name).parts) - 1]
         raise ValueError(
             f'{folder} is prepared as {formats}; only array_record can be read without TensorFlow. '
-            f'Convert it: python launch/prepare_data.py --convert {folder} --data_dir '
+            f'Convert it: jax-prompt prepare-data --convert {folder} --data_dir '
             f'{root}/array_record; or prepare it anew. '
             + how_to_prepare(info.full_name.rpartition('/')[0], root / 'array_record')
         )

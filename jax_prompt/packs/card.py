@@ -54,7 +54,7 @@ def card(pack: Pack, name: str = '') -> str:
         'import jax_prompt',
         '',
         "tuned = jax_prompt.load('FILE')  # weights='PATH' if its backbone is not found",
-        "probabilities = tuned.predict(['image.jpg'])",
+        "classes = tuned.predict(['image.jpg'])",
         '```',
         '',
         f'Its backbone is the file {for_markdown(backbone.source)} with SHA-256 '

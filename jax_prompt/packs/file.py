@@ -57,7 +57,7 @@ def pack_of(run: Restored) -> Pack:
     if not run.frozen.get('backbone'):
         raise ValueError(
             f'method {config.method} trains the whole backbone, so nothing small is left to pack; '
-            'write its weights instead: launch/export.py --workdir DIR --out FILE'
+            'write its weights instead: jax-prompt export --workdir DIR --out FILE'
         )
     identity = Identity.from_dict(run.result['weights'])
     content = hash_tree(build_backbone(config, identity).tree)

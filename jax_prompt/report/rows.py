@@ -221,7 +221,7 @@ def read(folder: str | Path) -> Rows:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f'{folder} is no folder of results; launch/benchmark.py --results writes one'
+            f'{folder} is no folder of results; jax-prompt benchmark --results writes one'
         )
     rows: list[Row] = []
     problems: list[str] = []

@@ -65,7 +65,7 @@ def exported(run: Restored, name: str = '') -> Exported:
         raise ValueError(
             f"method {wrong[0]} adds to the backbone what is no change of its weights, so it can't "
             f'be exported; allowed: {", ".join(fits)}. Predict with the run itself '
-            '(launch/predict.py)'
+            '(jax-prompt predict)'
         )
     try:
         added = params.get('tuner', {})
@@ -74,7 +74,7 @@ def exported(run: Restored, name: str = '') -> Exported:
         where, reason = run.config.backbone, str(error).partition(';')[0]
         raise ValueError(
             f"method {method} can't be merged into {where}: {reason}. Predict with the run itself "
-            '(launch/predict.py)'
+            '(jax-prompt predict)'
         ) from error
     tree = jax.tree.map(np.asarray, unstack_layers(merged))
     config = classifier.backbone.config

@@ -8,17 +8,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_prompt.data.subset_names import may_refit
 from jax_prompt.data.image_cache import StoredImages, cached_images
 from jax_prompt.data.loader import Stream, load_arrays
 from jax_prompt.data.open import Source, Split, check, open_source
 from jax_prompt.data.source import Unreadable, concatenate
 from jax_prompt.data.stored import Streamed
+from jax_prompt.data.subset_names import may_refit
 from jax_prompt.data.twins import shared_images
-from jax_prompt.runs.program import run_mesh
 from jax_prompt.runs.config import RunConfig
-from jax_prompt.train.mesh import SharedStream
+from jax_prompt.runs.program import run_mesh
 from jax_prompt.train.job import Data
+from jax_prompt.train.mesh import SharedStream
 
 _LOG = logging.getLogger(__name__)
 

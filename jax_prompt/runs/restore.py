@@ -20,23 +20,23 @@ from jax_prompt.data.open import Split
 from jax_prompt.evals.classify import evaluate, forward, require_finite
 from jax_prompt.methods import get_method
 from jax_prompt.runs.backbone import build_backbone
-from jax_prompt.runs.prepare import initial
-from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jax_prompt.runs.config import RunConfig, resolve
+from jax_prompt.runs.inputs import load_split
 from jax_prompt.runs.kept import kept_of, open_evaluated
 from jax_prompt.runs.paths import absolute_path
+from jax_prompt.runs.prepare import initial
 from jax_prompt.runs.prompts import prototypes_path
 from jax_prompt.runs.result import measured_hash
-from jax_prompt.runs.inputs import load_split
+from jax_prompt.runs.workdir import RESULT_AGAIN
+from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jax_prompt.train.compiled import make_logits
 from jax_prompt.train.step import Program, TrainState
-from jax_prompt.runs.workdir import RESULT_AGAIN
 from jax_prompt.weights.fetch import AUTO
 from jax_prompt.weights.identity import Identity
 
 _NEEDED = ('classes', 'weights', 'trained_on', 'checkpoint')  # of result.json, to restore a run
 _AGAIN = (
-    'remove it and result.json, and start launch/train.py again: both are made anew from the last '
+    'remove it and result.json, and start jax-prompt train again: both are made anew from the last '
     'checkpoint'
 )
 
@@ -76,14 +76,17 @@ class Restored:
           NonFiniteLogits: the network gives logits that are not finite.
         """
         opened, said = open_evaluated(self.config, self.kept, self.result, split, data)
-        part = load_split(self.config, opened, self.program.image_size)
-        images, labels = part
+        return self.evaluate_split(opened) | said
+
+    def evaluate_split(self, split: Split) -> dict[str, Any]:
+        """Evaluates labelled images; their labels are indices into `classes`."""
+        images, labels = load_split(self.config, split, self.program.image_size)
         size = self.config.engine.eval_batch_size
         got = evaluate(
             partial(make_logits, self.program), self.trainable, self.frozen, images, labels, size
         )
-        found = {'split': split, 'accuracy': got.accuracy, 'loss': got.loss, 'num': len(labels)}
-        return found | said
+        found = {'accuracy': got.accuracy, 'loss': got.loss, 'num': len(labels)}
+        return {'split': split.name, **found}
 
     def predict(self, paths: Sequence[str | Path]) -> np.ndarray:
         """Computes class probabilities of image files, [n, K] float32.
@@ -97,7 +100,12 @@ class Restored:
         def read(i: int) -> np.ndarray:
             return decode_image(read_file(Path(names[i])), printable(names[i]))
 
-        split = Split('predict', np.zeros(len(names), np.int32), read, lambda i: names[i])
+        labels = np.zeros(len(names), np.int32)
+        return self.predict_split(Split('predict', labels, read, lambda i: names[i]))
+
+    def predict_split(self, split: Split) -> np.ndarray:
+        """Computes class probabilities of a split's images, as `predict` does."""
+        names = [split.where(i) for i in range(len(split))]
         images, _ = load_split(self.config, split, self.program.image_size)
         size = min(self.config.engine.eval_batch_size, len(names))
         logits = forward(
@@ -127,7 +135,7 @@ def restore(workdir: str | Path, weights_file: str | Path = '') -> Restored:
     """
     workdir = Path(workdir).expanduser()
     if not (workdir / 'config.json').exists():
-        raise FileNotFoundError(f'{workdir} holds no run; give a --workdir of launch/train.py')
+        raise FileNotFoundError(f'{workdir} holds no run; give a --workdir of jax-prompt train')
     config = read_config(workdir / 'config.json')
     config = replace(config, engine=replace(config.engine, num_devices=1, fsdp=1))
     config = _with_weights(config, str(weights_file))
@@ -179,8 +187,8 @@ def _with_weights(config: RunConfig, weights: str) -> RunConfig:
 
 
 _MEASURE_ANEW = (
-    'Remove result.json and start launch/train.py again on this --workdir: it goes on from what is '
-    'whole and comes to the same bits'
+    'Remove result.json and start jax-prompt train again on this --workdir: it goes on from what '
+    'is whole and comes to the same bits'
 )
 
 

@@ -2,7 +2,7 @@
 
 A directory in which nothing was trained is free: a first command that failed (no weights, a wrong
 path) leaves a config.json there, and the next command may ask for something else. While a process
-works in a run directory, `held/` in it says who (`claims.py`), and another process is refused.
+works in a run directory, `held/` in it says who (`core/lease.py`), and another process is refused.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from jax_prompt.core.json_file import load_object
-from jax_prompt.core.lease import Lease, read_tenure, acquire
+from jax_prompt.core.lease import Lease, acquire, read_tenure
 from jax_prompt.runs.config import RunConfig
-from jax_prompt.train.processes import from_primary, is_primary
-from jax_prompt.train.log import read_json, write_json
 from jax_prompt.runs.paths import PATHS, absolute
 from jax_prompt.train.job import NonFiniteLoss, Unconverged
+from jax_prompt.train.log import read_json, write_json
+from jax_prompt.train.processes import from_primary, is_primary
 
 # A run may go on with other devices than it began with, and other checkpoints.
 _FREE = ('engine.num_devices', 'engine.fsdp', 'engine.checkpoint_seconds')
@@ -43,7 +43,9 @@ _KEYS = {'data', 'backbone', 'method'}  # of a run's config.json
 _CONFIG_BACK = 'put it back from a copy, or take another --workdir'
 
 # The way out of a damaged result.json.
-RESULT_AGAIN = 'remove it and start launch/train.py again: it is made anew from the last checkpoint'
+RESULT_AGAIN = (
+    'remove it and start jax-prompt train again: it is made anew from the last checkpoint'
+)
 
 
 def open_workdir(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
@@ -226,7 +228,7 @@ def _let_go(lease: Lease) -> None:
 
 
 def _is_unit(workdir: Path) -> bool:
-    """Whether a directory is a unit of a benchmark that this process holds (`claims.py`)."""
+    """Whether a directory is a unit of a benchmark that this process holds (`core/lease.py`)."""
     parts = workdir.name.rsplit('-', 2)
     mine = workdir.name.startswith('run@') and len(parts) == 3 and parts[1] == str(os.getpid())
     return mine and (workdir / 'heartbeat').exists()

@@ -6,11 +6,11 @@ import re
 import runpy
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jax_prompt.methods import METHODS
 from jax_prompt.runs.config import RunConfig
+from jax_prompt.suite.named_configs import find_config
 from jax_prompt.suite.suite import Benchmark
 
 _ENTRY = re.compile(r'^  (\w+): (.*)')
@@ -18,20 +18,14 @@ _FLAG = re.compile(r'^--?config\.([^=\s]+)')
 
 
 def load_config(asked: str) -> Any:
-    """Returns the ConfigDict of 'FILE' or 'FILE:ARGUMENT'.
+    """Returns the ConfigDict of 'FILE' or 'NAME', with ':ARGUMENT' or without.
 
     Raises:
-      ValueError: no such file, or none with get_config; names what is near.
+      ValueError: no such file or name, or none with get_config; names what is near.
     """
-    file, _, argument = asked.partition(':')
-    path = Path(file).expanduser()
-    if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path('configs')
-        near = sorted(p.as_posix() for p in folder.glob('*.py')) if folder.is_dir() else []
-        there = f'; there are {", ".join(near)}' if near else ''
-        raise ValueError(f'no config file {file}{there}')
+    file, _, argument = find_config(asked).partition(':')
     try:
-        get_config = runpy.run_path(str(path))['get_config']
+        get_config = runpy.run_path(file)['get_config']
     except KeyError:
         raise ValueError(f'{file} has no function get_config(arg)') from None
     except SyntaxError as error:

@@ -2,8 +2,8 @@
 
 A task has two kinds of units: one search, and one run for each seed. The search trains on train and
 chooses on val; it reads no image of test. A run takes the hyperparameters that the search chose and
-is tested once. Any number of processes can share a folder and divide the units (`claims.py`). Each
-can be killed at any point. A folder holds
+is tested once. Any number of processes can share a folder and divide the units (`core/lease.py`).
+Each can be killed at any point. A folder holds
 
     rows/                                the table of results (`report/rows.py`)
     runs/TASK/METHOD-BACKBONE-DIGEST/    what was asked of a task, by a digest of its settings

@@ -1,4 +1,4 @@
-"""One process's work on a benchmark: units taken, done, recorded (`benchmark.py`, `claims.py`)."""
+"""One process's work on a benchmark: units are taken, done and recorded (`suite.py`)."""
 
 import time
 import traceback
@@ -159,25 +159,25 @@ class Worker:
         self, unit: Unit, found: Tenure, config: RunConfig, why: dict[str, str] | None
     ) -> str:
         """Takes a unit and does it, or records at once why it can't be done."""
-        claim = acquire(unit.folder, found)
-        if claim is None:
+        lease = acquire(unit.folder, found)
+        if lease is None:
             return 'busy'
         try:
             if why is None:
-                why = self._try(unit, claim, config, anew=found.state == 'done')
-            if why is not None and claim.held():
-                self._fail(unit, claim, why)
+                why = self._try(unit, lease, config, anew=found.state == 'done')
+            if why is not None and lease.held():
+                self._fail(unit, lease, why)
         except BaseException as error:
-            taken = isinstance(error, FileNotFoundError) and not claim.held()
-            claim.release()
+            taken = isinstance(error, FileNotFoundError) and not lease.held()
+            lease.release()
             if not taken:
                 raise
-        if not claim.finish('failed' if why else 'run'):
+        if not lease.finish('failed' if why else 'run'):
             self.say(f'{unit.name}: taken over by another process')
         return 'worked'
 
     def _try(
-        self, unit: Unit, claim: Lease, config: RunConfig, anew: bool
+        self, unit: Unit, lease: Lease, config: RunConfig, anew: bool
     ) -> dict[str, str] | None:
         """Runs a unit in its directory; returns why it failed, None where it did not.
 
@@ -187,33 +187,33 @@ class Worker:
         try:
             if anew:
                 for name in ('result.json', 'chosen.json'):
-                    (claim.directory / name).unlink(missing_ok=True)
-            settle(config, claim)
+                    (lease.directory / name).unlink(missing_ok=True)
+            settle(config, lease)
             if unit.seed is None:
-                search(config, claim.directory, quiet=self.quiet)
+                search(config, lease.directory, quiet=self.quiet)
                 return None
             if named_task(unit.task) is None:  # the data that the search chose on
                 check_kept(config, unit.folder.with_name(SEARCH) / 'run')
-            run(config, claim.directory, quiet=self.quiet)
-            row = from_workdir(claim.directory, unit.task, self.benchmark.name)
-            if claim.held():
+            run(config, lease.directory, quiet=self.quiet)
+            row = from_workdir(lease.directory, unit.task, self.benchmark.name)
+            if lease.held():
                 rows.append(self.root / 'rows', replace(row, hyperparameters=self._asked(unit)))
             return None
         except Exception as error:
             text = traceback.format_exc()
-            if claim.held():
-                write_text(claim.directory / 'traceback.txt', text)
+            if lease.held():
+                write_text(lease.directory / 'traceback.txt', text)
             reason = ' '.join(str(error).split())[:500]
             return {'kind': type(error).__name__, 'reason': f'{type(error).__name__}: {reason}'}
 
-    def _fail(self, unit: Unit, claim: Lease, why: dict[str, str]) -> None:
+    def _fail(self, unit: Unit, lease: Lease, why: dict[str, str]) -> None:
         """Records a failure in the unit's directory and, of a run, in the table.
 
         Which data it had is left open, so that the row of a later success stands for this one too.
         """
         why = {**why, 'finished': _now()}
         self.say(f'{unit.name} failed: {why["reason"]}')
-        write_json(claim.directory / 'failed.json', why)
+        write_json(lease.directory / 'failed.json', why)
         if unit.seed is None:
             return
         weights = self._weights(self.benchmark.config(unit.task))

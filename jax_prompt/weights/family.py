@@ -103,7 +103,7 @@ class WeightsFamily:
             raise ValueError(
                 f'{source} may be of format {" or ".join(table.name for table in fitting)}; give '
                 f'the format (--config.weights_format={fitting[-1].name}, or --format of '
-                'launch/convert.py), or the backbone with its tag'
+                'jax-prompt convert), or the backbone with its tag'
             )
         possible = [table for table in fitting if table.may_be(names)] or fitting
         return possible[::-1]  # the plain names, which all others started from, come last

@@ -1,4 +1,4 @@
-"""The project's side of `bench.py step`: a method's training through the engine's own step."""
+"""The project's side of `speed.py step`: a method's training through the engine's own step."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The operations of `bench.py ops`: attention and GELU, forward and backward, in several forms.
+"""The operations of `speed.py ops`: attention and GELU, forward and backward, in several forms.
 
 `nn/attention.py` and `nn/layers.py` hold the forms that were chosen by these figures. Each form is
 checked against the first of its group, value and gradients, before it is timed.

@@ -1,4 +1,4 @@
-"""What both sides of `bench.py step` and `forward` compute: weights, and one batch."""
+"""What both sides of `speed.py step` and `forward` compute: weights, and one batch."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The rival of `bench.py step`: the same training written plainly in PyTorch.
+"""The rival of `speed.py step`: the same training written plainly in PyTorch.
 
 `bench_torch_vit.py`, `bench_torch_swin.py` and `bench_torch_resnet.py` are the backbones, frozen;
 `bench_torch_tuners.py` is what trains beside them. Modules are named as in the canonical form of

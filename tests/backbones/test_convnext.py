@@ -85,7 +85,7 @@ def test_wrong_configurations_are_named(change, message):
 
 
 def test_a_convnext_has_no_patch_tokens():
-    with pytest.raises(ValueError, match='a ConvNeXt has no patch tokens'):
+    with pytest.raises(ValueError, match='a ConvNeXt has no patch embeddings'):
         features(CONFIG, stacked(), bare_patches=True)
 
 

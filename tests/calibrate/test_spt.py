@@ -215,9 +215,23 @@ def test_fraction_limits_the_images_read(construction):
         _, report = build(recorder, construction=construction, fraction=fraction, num_layers=1)
         read[fraction] = set(recorder.read)
         most = round(60 * fraction)
-        expected = most if construction == 'kmeans' else min(8, most)
+        one_batch = construction != 'kmeans' and fraction == 1.0
+        expected = 8 if one_batch else most
         assert len(read[fraction]) == expected == report['num_images']
-    assert read[0.1] <= read[0.3] <= read[1.0]
+    assert read[0.1] <= read[0.3]
+    # One batch of all images is drawn in the same order as a share is.
+    assert read[0.3] <= read[1.0] if construction == 'kmeans' else read[1.0] <= read[0.3]
+
+
+@pytest.mark.parametrize('construction', ['random', 'mean', 'max'])
+@pytest.mark.parametrize('faithful', [False, True])
+def test_a_share_in_batches_gives_the_prototypes_of_one_large_batch(construction, faithful):
+    options = {'construction': construction, 'faithful': faithful, 'fraction': 0.5}
+    want, once = build(images_of(60), batch_size=30, **options)
+    got, report = build(images_of(60), batch_size=8, **options)
+    assert (once['road'], report['road']) == ('batch', 'share')
+    assert once['num_tokens'] == report['num_tokens'] == 30 * NUM_PATCHES
+    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_shallow_never_runs_a_block():

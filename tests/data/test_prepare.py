@@ -11,6 +11,7 @@ import pytest
 from small_builders import prepare_small
 from small_data import write_class
 
+from jax_prompt.cli.prepare_data import expand, main
 from jax_prompt.data import preflight
 from jax_prompt.data.convert import convert
 from jax_prompt.data.decode import decode_image
@@ -18,7 +19,6 @@ from jax_prompt.data.open import open_source
 from jax_prompt.data.ruled import open_ruled
 from jax_prompt.data.tasks import find_task
 from jax_prompt.data.tfrecord import crc32c, read_records
-from launch.prepare_data import expand, main
 
 COUNTS = {'train': 31, 'validation': 9, 'test': 5}
 
@@ -125,7 +125,7 @@ def test_changed_and_short_files(tmp_path, place, message):
 )
 def test_converted_data_has_the_same_examples_in_the_same_order(tfds, both, tmp_path, split):
     first, second = both
-    with pytest.raises(ValueError, match=r"(?s)\['tfrecord'\]; only.*prepare_data.py --convert"):
+    with pytest.raises(ValueError, match=r"(?s)\['tfrecord'\]; only.*prepare-data --convert"):
         open_source('tfds:dtd', data_dir=str(second.parents[1]))
     converted = convert(second, tmp_path)
     assert raw(tfds, converted, split) == raw(tfds, first, split)
@@ -207,7 +207,7 @@ def test_the_preflight(both, tmp_path, capsys):
     state = find_state('vtab/dtd', old)
     assert (state.state, state.todo) == (
         'convert',
-        (f'python launch/prepare_data.py --convert {second} --data_dir ANOTHER',),
+        (f'jax-prompt prepare-data --convert {second} --data_dir ANOTHER',),
     )
     # A set as small as this one is not what the table says.
     state = find_state('vtab/dtd', str(first.parents[1]))
@@ -289,3 +289,14 @@ def test_preparing_says_what_is_missing(tfds, tmp_path, monkeypatch):
         preflight.prepare('vtab/resisc45', str(tmp_path))
     assert preflight.prepare('fewshot8/cars', str(tmp_path)) == tmp_path / 'dtd'
     assert built == [(n, 'array_record') for n in ('dtd', 'resisc45', 'cars196')]
+
+
+def test_digits_need_scikit_learn_until_they_are_prepared(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, '_can_import', lambda name: False)
+    state = preflight.find_state('digits', str(tmp_path))
+    assert state.state == 'missing' and state.todo == ("pip install 'jax-prompt[quickstart]'",)
+    assert preflight.find_state('shapes', str(tmp_path)).state == 'ready'
+    folder = tmp_path / 'jax_prompt_digits' / '1.0.0'
+    folder.mkdir(parents=True)
+    (folder / 'dataset_info.json').write_text('{}')
+    assert preflight.find_state('digits', str(tmp_path)).state == 'ready'

@@ -1,9 +1,6 @@
-import importlib
 import json
 import math
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import normalized_mutual_info_score
 from small_data import encode
 
+from jax_prompt.cli.diagnose import main
 from jax_prompt.core.spec import Cut
 from jax_prompt.evals.diagnostics import (
     cka_between_layers,
@@ -25,7 +23,6 @@ from jax_prompt.runs.inputs import open_data
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
 
-ROOT = Path(__file__).resolve().parents[2]
 RNG = partial(np.random.default_rng)
 
 
@@ -145,17 +142,10 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture
-def diagnose(monkeypatch):
-    """Returns launch/diagnose.py's `main` as a function of its arguments."""
+def diagnose():
+    """Returns the command `diagnose` as a function of its arguments."""
     pytest.importorskip('matplotlib')
-    monkeypatch.syspath_prepend(str(ROOT / 'launch'))
-    main = importlib.import_module('diagnose').main
-
-    def call(*args):
-        monkeypatch.setattr(sys, 'argv', ['diagnose.py', *map(str, args)])
-        main()
-
-    return call
+    return lambda *args: main([*map(str, args)])
 
 
 def _train(digits, folder, method, **changes):

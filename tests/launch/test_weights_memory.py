@@ -29,7 +29,7 @@ from jax_prompt.core.tree import num_bytes
 from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.runs.config import Engine, RunConfig
-from launch.convert import main
+from jax_prompt.cli.convert import main
 
 sys.path[0] = 'launch/speed'
 from bench_machine import reset_peak, resident

@@ -1,22 +1,20 @@
 """Hostile names in a report: no form of it runs, links or computes them."""
 
 import csv
-import importlib
 import io
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from small_rows import GROUPS, full_set
 
+from jax_prompt.cli import predict
 from jax_prompt.core.printable import printable
+from jax_prompt.report import rows, write
 from jax_prompt.report.escape import for_csv, for_latex, for_markdown
 from jax_prompt.report.summary import measured
 from jax_prompt.report.tables import make_tables, to_csv, to_latex
 
-ROOT = Path(__file__).resolve().parents[2]
-LAUNCH = str(ROOT / 'launch')
 EVIL = '\\input{x}'
 
 
@@ -72,26 +70,20 @@ def test_markdown_shows_text_as_it_is():
 
 
 def test_the_head_of_a_markdown_report_is_escaped(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(LAUNCH)
-    report = importlib.import_module('report')
-    from jax_prompt.report import rows
-
     name = '<script>[x](javascript:y)'
     for row in full_set('lora', 0.1, seeds=(0,), machine={'device': name}, benchmark=name):
         rows.append(tmp_path / 'rows', row)
-    monkeypatch.setattr(report, 'draw', lambda scatters, out: None)
-    report.write_report(tmp_path / 'rows', tmp_path / 'out', name, GROUPS)
+    monkeypatch.setattr(write, 'draw', lambda scatters, out: None)
+    write.write_report(tmp_path / 'rows', tmp_path / 'out', name, GROUPS)
     text = (tmp_path / 'out' / 'report.md').read_text(encoding='utf-8')
     assert '<script>' not in text and not re.search(r'(?<!\\)\]\(', text)
     assert text.startswith('# Report: &lt;script&gt;')
 
 
 def test_predict_prints_no_control_characters(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(LAUNCH)
-    predict = importlib.import_module('predict')
     row = {'image': 'a\x1b.png', 'predictions': [{'class': 'x\x1b[2J\ny', 'probability': 0.5}]}
-    monkeypatch.setattr(predict, 'find_images', lambda paths: [])
-    monkeypatch.setattr(predict, 'restore', lambda *_: None)
+    monkeypatch.setattr(predict, 'find_images', lambda paths, passed: [])
+    monkeypatch.setattr(predict, 'open_tuned', lambda *_: None)
     monkeypatch.setattr(predict, 'rows', lambda run, images, top: [row])
     monkeypatch.setattr('sys.argv', ['predict.py', '--workdir', 'w', 'a'])
     predict.main()

@@ -1,7 +1,6 @@
 """How a report is written: what each form escapes, and the command. Rows are made up."""
 
 import csv
-import importlib
 import io
 import json
 import re
@@ -13,11 +12,13 @@ from pathlib import Path
 import pytest
 from small_rows import GROUPS, full_set
 
+from jax_prompt.cli import report
 from jax_prompt.report import rows
 from jax_prompt.report.page import to_html
 from jax_prompt.report.scatter import make_scatters, place_labels, to_svg
 from jax_prompt.report.summary import measured
 from jax_prompt.report.tables import Table, make_tables, to_csv, to_latex, to_markdown
+from jax_prompt.report.write import write_report
 
 ROOT = Path(__file__).resolve().parents[2]
 NASTY = '<script>alert(1)</script>&"\'|50%_$#{x}^~\\*'
@@ -112,8 +113,6 @@ def test_labels_do_not_cover_each_other():
 
 
 def test_command_writes_all_forms(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(ROOT / 'launch'))
-    report = importlib.import_module('report')
     for row in [*full_set('full', 0.1), *full_set('lora', 0.2)]:
         rows.append(tmp_path / 'results', row)
     (tmp_path / 'results' / 'torn.jsonl').write_text('{"task"')
@@ -130,6 +129,6 @@ def test_command_writes_all_forms(tmp_path, monkeypatch, capsys):
     assert not [name for name in made if name.endswith('.part')]
     assert '41.00 ± 1.00' in (tmp_path / 'out' / 'report.md').read_text(encoding='utf-8')
     with pytest.raises(ValueError, match='none of a task of fgvc'):
-        report.write_report(tmp_path / 'results', tmp_path / 'out', 'fgvc')
+        write_report(tmp_path / 'results', tmp_path / 'out', 'fgvc')
     with pytest.raises(ValueError, match="benchmark is 'mine'"):
-        report.write_report(tmp_path / 'results', tmp_path / 'out', 'mine')
+        write_report(tmp_path / 'results', tmp_path / 'out', 'mine')

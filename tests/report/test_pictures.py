@@ -1,29 +1,24 @@
 """What pictures show: marks that can be told apart, axes that say what they are."""
 
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 from small_rows import GROUPS, full_set
 
+from jax_prompt.report import curves, inside, plots
 from jax_prompt.report.marks import STYLES, side_by_side, style
 from jax_prompt.report.page import to_html
 from jax_prompt.report.scatter import Point, Scatter, log_ticks, make_scatters, to_svg
 from jax_prompt.report.summary import measured
 
-LAUNCH = str(Path(__file__).resolve().parents[2] / 'launch')
-
 
 @pytest.fixture(name='kept')
 def _kept(monkeypatch):
-    """Keeps the figures that a launch script draws, open and unsaved."""
+    """Keeps the figures that a command draws, open and unsaved."""
     plt = pytest.importorskip('matplotlib.pyplot')
     from matplotlib.figure import Figure
 
     plt.switch_backend('agg')
     figures = []
-    monkeypatch.syspath_prepend(LAUNCH)
     monkeypatch.setattr(Figure, 'savefig', lambda self, *a, **k: figures.append(self))
     monkeypatch.setattr(plt, 'close', lambda figure: None)
     yield figures
@@ -71,9 +66,8 @@ def test_lines_of_one_method_have_names_of_their_own():
 
 
 def test_the_plotted_report_tells_methods_apart(kept, tmp_path):
-    draw = importlib.import_module('report_plots').draw
     points = tuple(Point(1.0, 50.0 + i / 10, 1.0, f'm{i}', '', i) for i in range(3))
-    draw([Scatter('s', 'cost', 'accuracy', points)], tmp_path)
+    plots.draw([Scatter('s', 'cost', 'accuracy', points)], tmp_path)
     axes = kept[0].axes[0]
     marks = [bar[0] for bar in axes.containers]
     assert len({(mark.get_color(), mark.get_marker()) for mark in marks}) == 3
@@ -94,10 +88,11 @@ def run_of(method, epochs, val=True, test=0.5, **more):
 
 
 def test_curves_say_which_accuracy_they_are(kept, tmp_path):
-    plot = importlib.import_module('plot_curves').plot
-    plot([run_of('a', 2), run_of('b', 1)], tmp_path / 'c.png')
-    plot([run_of('a', 2, False), run_of('b', 1, False)], tmp_path / 'c.png')
-    plot([run_of('a', 2), run_of('b', 1, False), run_of('c', 0, test=None)], tmp_path / 'c.png')
+    curves.plot([run_of('a', 2), run_of('b', 1)], tmp_path / 'c.png')
+    curves.plot([run_of('a', 2, False), run_of('b', 1, False)], tmp_path / 'c.png')
+    curves.plot(
+        [run_of('a', 2), run_of('b', 1, False), run_of('c', 0, test=None)], tmp_path / 'c.png'
+    )
     val, train, both = (figure.axes[0] for figure in kept)
     assert val.get_ylabel() == 'validation accuracy in %'
     assert train.get_ylabel() == 'training accuracy in %'
@@ -110,7 +105,6 @@ def test_curves_say_which_accuracy_they_are(kept, tmp_path):
 
 
 def test_runs_of_one_method_have_curves_of_their_own(kept, tmp_path):
-    curves = importlib.import_module('plot_curves')
     runs = [run_of('a', 2, seed=seed) for seed in (3, 4)]
     curves.plot(runs, tmp_path / 'c.png')
     lines = [line for line in kept[0].axes[0].get_lines() if line.get_label()[0] == 'a']
@@ -124,12 +118,11 @@ TABLE = {'num_trainable': 1, 'num_trainable_head': 1, 'seconds_total': 1.0}
 
 
 def test_one_epoch_has_an_axis_of_whole_epochs(kept, tmp_path):
-    pictures = importlib.import_module('diagnose_pictures')
     nmi = [[0.1, 0.2]]
     run = {'run': 'r', 'method': 'm', 'epochs': [5], 'nmi': nmi, 'nmi_centred': nmi}
-    pictures.draw_nmi([run], tmp_path / 'n.png')
-    pictures.draw_gates([5], np.array([[0.5]]), tmp_path / 'g.png')
-    pictures.draw_residuals({'p1': np.array([[0.5]])}, 'lion', tmp_path / 'r.png')
+    inside.draw_nmi([run], tmp_path / 'n.png')
+    inside.draw_gates([5], np.array([[0.5]]), tmp_path / 'g.png')
+    inside.draw_residuals({'p1': np.array([[0.5]])}, 'lion', tmp_path / 'r.png')
     nmi_axes, gates, residuals = kept[0].axes[0], kept[1].axes[0], kept[2].axes[0]
     assert [list(a.get_xticks()) for a in (nmi_axes, gates, residuals)] == [[5], [5], [1]]
     faint = [line for line in nmi_axes.get_lines() if line.get_alpha()]
@@ -137,10 +130,11 @@ def test_one_epoch_has_an_axis_of_whole_epochs(kept, tmp_path):
 
 
 def test_attention_has_a_colour_bar_and_each_map_its_largest_value(kept, tmp_path):
-    draw = importlib.import_module('diagnose_pictures').draw_attention
     maps = np.zeros((2, 1, 2, 2), np.float32)
     maps[0, 0, 0, 0] = 0.25  # the other is a map of zeros
-    draw(np.zeros((1, 4, 4, 3), np.float32), maps, [0, 1], 'class', 'm', tmp_path / 'a.png')
+    inside.draw_attention(
+        np.zeros((1, 4, 4, 3), np.float32), maps, [0, 1], 'class', 'm', tmp_path / 'a.png'
+    )
     *panels, bar = kept[0].axes
     assert 'largest' in bar.get_ylabel() and bar.get_ylim() == (0.0, 1.0)
     titles = [panel.get_title() for panel in panels]

@@ -1,28 +1,23 @@
 """Runs of different settings in one report: what is flagged, and which benchmarks rows name."""
 
 import csv
-import importlib
 import io
 from pathlib import Path
 
 import pytest
 from small_rows import GROUPS, full_set, make
 
-from jax_prompt.report import rows
+from jax_prompt.report import rows, write
 from jax_prompt.report.scatter import make_scatters
 from jax_prompt.report.settings import by_settings, differing
 from jax_prompt.report.summary import measured
 from jax_prompt.report.tables import make_tables, show, to_csv
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(name='report')
 def _report(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'launch'))
-    module = importlib.import_module('report')
-    monkeypatch.setattr(module, 'draw', lambda scatters, out: None)
-    return module
+    monkeypatch.setattr(write, 'draw', lambda scatters, out: None)
+    return write
 
 
 def uneven():
@@ -110,3 +105,16 @@ def test_runs_of_other_tasks_are_not_collected(tmp_path, report, monkeypatch):
     said = report.collect(tmp_path, folders, 'mine', GROUPS)
     assert said == ["left out: two: mine has no task 'x'"]
     assert [row.task for row in rows.read(tmp_path).rows] == ['a']
+
+
+def test_a_choice_at_the_end_of_a_grid_is_noted():
+    asked = {'search': True, 'search_lrs': (0.001, 0.01, 0.1), 'search_weight_decays': (0.0, 0.1)}
+    usual = full_set('lora', 0.1, ('a', 'b'), hyperparameters=asked, chosen={'lr': 0.01})
+    ended = full_set('lora', 0.1, ('c', 'd', 'e'), hyperparameters=asked, chosen={'lr': 0.1})
+    fixed = {**asked, 'search': False}
+    alone = full_set('linear', 0.1, hyperparameters=fixed, chosen={'lr': 0.1})
+    linear, lora = measured([*usual, *ended, *alone], GROUPS)
+    assert lora.edges == {'highest lr': ('c', 'd', 'e')} and linear.edges == {}
+    summary = make_tables([linear, lora], [], GROUPS)[0]
+    told = 'The search of lora chose the highest lr of its grid on c, d, e: a better value may lie '
+    assert f'{told}beyond.' in summary.notes

@@ -1,6 +1,5 @@
 """A run's data is what it was: kept lists, what changed, other data, tasks without test images."""
 
-import argparse
 import gzip
 import json
 from types import SimpleNamespace
@@ -9,15 +8,15 @@ import numpy as np
 import pytest
 from small_data import encode, picture, write_class, write_pack
 
+from jax_prompt.cli import predict
 from jax_prompt.data.kept import changes, describe, read_kept, write_kept
 from jax_prompt.data.source import Unreadable
 from jax_prompt.runs import run as runs
-from jax_prompt.suite.suite import Benchmark
+from jax_prompt.runs.inputs import load_splits, open_data
 from jax_prompt.runs.kept import check_kept, check_unchanged, keep, open_evaluated
 from jax_prompt.runs.run import run
+from jax_prompt.suite.suite import Benchmark
 from jax_prompt.suite.worker import check_tests
-from jax_prompt.runs.inputs import load_splits, open_data
-from launch import predict
 
 
 @pytest.fixture
@@ -204,15 +203,12 @@ def test_predict_gives_a_bad_image_a_row_and_goes_on(pets, monkeypatch, capsys):
 
     monkeypatch.setattr(
         predict,
-        'restore',
+        'open_tuned',
         lambda *_: SimpleNamespace(classes=['cat', 'd\x1bog'], predict=read),
     )
-    options = {'images': [str(pets)], 'workdir': 'run', 'weights': '', 'top': 1, 'format': 'jsonl'}
     for kind in ('jsonl', 'table'):
-        args = argparse.Namespace(**(options | {'format': kind}))
-        monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', lambda self, args=args: args)
         with pytest.raises(SystemExit) as end:
-            predict.main()
+            predict.main([str(pets), '--workdir', 'run', '--top', '1', '--format', kind])
         assert end.value.code == 2
         out, err = capsys.readouterr()
         lines = out.splitlines()

@@ -169,7 +169,7 @@ def test_missing_data_is_a_named_hole(make, tmp_path, second):
     assert [state for _, state in stands] == ['to do', 'failed', 'done', 'done']
     row = _row(root / 'rows', 'vtab/dtd', 0)
     assert 'data missing' in row.reason
-    assert 'launch/prepare_data.py --task vtab/dtd' in row.reason
+    assert 'jax-prompt prepare-data --task vtab/dtd' in row.reason
     assert benchmark.groups == {'Natural': ('vtab/dtd',), 'mine': (str(second),)}
     text = table_of(benchmark, root).replace('\\', '')
     assert 'misses: vtab/dtd' in text

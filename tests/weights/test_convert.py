@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.cli.convert import main
 from jax_prompt.weights.load import load_weights
-from launch.convert import main
 
 GOLDEN = Path(__file__).parent / 'golden' / 'timm_legacy.pth'
 SMALL = ViTConfig(width=16, depth=2, num_heads=2, mlp_dim=64, patch_size=8, image_size=32)

@@ -1,15 +1,12 @@
-"""The pictures of launch/diagnose.py, by matplotlib, with its own plain backend."""
+"""Pictures of what a run does inside, by matplotlib, with its own plain backend."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from jax_prompt.report.marks import LIGHT, style
-
-BILINEAR = Image.Resampling.BILINEAR
 
 
 def _plots() -> Any:
@@ -100,9 +97,10 @@ def draw_attention(
       method: for the title.
       path: the picture.
     """
-    plt = _plots()
     from matplotlib.colors import ListedColormap
+    from PIL import Image
 
+    plt, bilinear = _plots(), Image.Resampling.BILINEAR
     # The more attention, the more opaque: the image shows where there is little.
     steps = np.linspace(0.0, 1.0, 256)
     opaque = plt.get_cmap('autumn')(steps)
@@ -122,7 +120,7 @@ def draw_attention(
         for axes, one in zip(row[1:], own, strict=True):
             axes.imshow(grey, cmap='gray', vmin=0.0, vmax=1.0)
             top = float(one.max()) or 1.0  # a map of zeros stays one
-            smooth = np.asarray(Image.fromarray(one / top).resize((size, size), BILINEAR))
+            smooth = np.asarray(Image.fromarray(one / top).resize((size, size), bilinear))
             drawn = axes.imshow(smooth, cmap=colours, vmin=0.0, vmax=1.0)
             axes.set_title(f'largest {100 * one.max():.2g} %', fontsize=7, pad=2)
         for axes in row:

@@ -1,4 +1,4 @@
-"""The plots of launch/report.py as .pdf and .png, by matplotlib."""
+"""The plots of a report as .pdf and .png, by matplotlib."""
 
 import math
 import sys
