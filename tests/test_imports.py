@@ -18,7 +18,7 @@ TABLES = ['backbones.table', 'backbones.architectures', *CONFIGS]
 BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'method', 'methods']
 BELOW_ENGINE = [*BELOW_MODEL, 'model', 'weights', 'data']
 BELOW_RUNS = [*BELOW_ENGINE, 'evals', 'train', 'calibrate', 'search']
-BELOW_DOORS = [*BELOW_RUNS, 'runs', 'suite', 'report', 'packs', 'door']
+BELOW_DOORS = [*BELOW_RUNS, 'runs', 'suite', 'report', 'packs', 'serve', 'door']
 ARROWS = {
     '': ['api'],  # jax_prompt/__init__.py, when one of its names is asked for
     'core': [],
@@ -51,6 +51,7 @@ ALWAYS = {'jax', 'flax', 'optax', 'numpy'}
 INSIDE = {
     *('ml_dtypes', 'safetensors', 'PIL', 'orbax', 'tqdm', 'chex', 'array_record', 'sklearn'),
     *('tensorflow_datasets', 'ml_collections', 'absl', 'matplotlib', 'requests'),
+    *('starlette', 'uvicorn', 'python_multipart'),
 }
 NEVER = {'torch', 'torchvision', 'timm', 'transformers', 'tensorflow', 'tf_keras', 'keras'}
 

@@ -64,6 +64,7 @@ class Backbone:
         self._frozen = Frozen(weights)
         self._tasks: dict[str, tuple[Task, Any]] = {}  # with the key of its group
         self._groups: dict[Any, Group] = {}
+        self._warmed: set[Any] = set()
         self._lock = threading.RLock()
 
     @property
@@ -210,17 +211,21 @@ class Backbone:
         return [answers[i] for i in range(len(asked))]
 
     def warm(self, sizes: Sequence[int] = ()) -> None:
-        """Compiles the programs of all tasks that are there.
+        """Compiles the programs of all tasks that are there, where that was not done.
 
         Args:
           sizes: batch sizes; (): all.
         """
         with self._lock:
             firsts = {key: task for task, key in self._tasks.values()}
-        for task in firsts.values():
-            image = np.zeros((task.view.size, task.view.size, 3), np.uint8)
+        for key, task in firsts.items():
+            group, side = self._groups[key], task.view.size
             for size in sizes or self.sizes:
-                self.answer([image] * size, [(i, task.name) for i in range(size)])
+                made = (group.kind, group.capacity, group.masked, side, size)
+                if made not in self._warmed:
+                    image = np.zeros((side, side, 3), np.uint8)
+                    self.answer([image] * size, [(i, task.name) for i in range(size)])
+                    self._warmed.add(made)
 
     def _may_grow(self, before: int, after: int) -> bool:
         """Whether a stack of packs may take more bytes of the budget."""
