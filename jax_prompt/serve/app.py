@@ -81,6 +81,7 @@ def _endpoint(service: Service, route: str, handler: Handler) -> Callable[[Any],
         start, given = time.monotonic(), request.headers.get('x-request-id', '')
         name = given if _ID.fullmatch(given) else secrets.token_hex(8)
         headers = {'x-request-id': name}
+        service.metrics.count('started')
         try:
             status, content = await handler(service, request)
         except Refused as error:
@@ -94,6 +95,7 @@ def _endpoint(service: Service, route: str, handler: Handler) -> Callable[[Any],
         except Exception:
             _LOG.exception('a request failed')
             status, content = 500, {'error': 'internal error'}
+        service.metrics.count('answered')
         service.metrics.answered(route, status, time.monotonic() - start)
         return JSONResponse({'id': name, **content}, status, headers)
 

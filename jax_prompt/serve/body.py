@@ -120,7 +120,7 @@ async def _from_form(request: Any, body: bytearray, settings: Settings) -> tuple
     except (HTTPException, ValueError, KeyError, LookupError, UnicodeError) as error:
         raise Refused(400, 'the form is damaged, or has too many parts') from error
     unknown = [name for name, value in fields if name not in ('image', 'task', 'top')]
-    if unknown or len(images) < sum(name == 'image' for name, _ in fields):
+    if unknown or len(images) + len(texts) < len(fields) or 'image' in dict(texts):
         raise Refused(400, "a form has files 'image', and texts 'task' and 'top'")
     tops = [value for name, value in texts if name == 'top'] or ['5']
     top = int(tops[0]) if tops[0].isascii() and tops[0].isdigit() and len(tops[0]) < 6 else 0

@@ -34,6 +34,8 @@ def serve(service: Service, host: str, port: int) -> None:
         asyncio.run(_serve(service, host, port))
     finally:
         service.close()
+        started, answered = (service.metrics.value(name) for name in ('started', 'answered'))
+        _LOG.info('%d requests came in, %d were answered', started, answered)
 
 
 async def _serve(service: Service, host: str, port: int) -> None:

@@ -63,13 +63,13 @@ def test_a_form_and_json_give_what_the_runs_give(make_service, files, tmp_path):
 def test_requests_at_once_share_batches_and_none_gets_another_ones_answer(
     make_service, files, tmp_path
 ):
-    service = make_service(max_wait_ms=20.0)
-    app = make_app(service)
     wanted = {}
     for i in range(5):
         (tmp_path / f'{i}.png').write_bytes(files[i])
     for name, way in (('a', ('linear', 0, 3)), ('b', ('linear', 1, 3)), ('c', ('vpt_deep', 0))):
         wanted[name] = tuned(*way).predict([tmp_path / f'{i}.png' for i in range(5)]).max(axis=1)
+    service = make_service(max_wait_ms=20.0)
+    app = make_app(service)
 
     async def many():
         asked = [(f'{name}{i}', name, i) for _ in range(4) for name in 'abc' for i in range(5)]
