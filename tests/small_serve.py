@@ -15,9 +15,7 @@ NAMES = ('red', 'green', 'blue', 'grey', 'pink')
 @cache
 def tuned(method='vpt_deep', seed=0, classes=2, **changes):
     """Makes a run of a method, with noise in the place of training; ((name, value),) is a dict."""
-    plain = {
-        key: dict(value) if key in ('tuner', 'input') else value for key, value in changes.items()
-    }
+    plain = {k: dict(v) if isinstance(v, tuple) else v for k, v in changes.items()}
     base = {
         'data': 'some/data set',
         'backbone': 'vit_micro',
