@@ -8,9 +8,9 @@ watched. docs/serving.md says what the server answers and what its bounds are. I
 'serve': pip install 'jax-prompt[serve]'.
 """
 
+import argparse
 import logging
 import os
-from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -24,8 +24,8 @@ from jax_prompt.serve.settings import Settings
 _TOKEN = 'JAX_PROMPT_TOKEN'
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Serves until SIGTERM."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the arguments."""
     parser = make_parser('serve', __doc__)
     parser.add_argument('--packs', required=True, type=user_path, help='the folder of the packs')
     parser.add_argument('--weights', default='', help="the backbone's file or name")
@@ -37,11 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for field in fields(Settings):
         if field.type is bool or field.type == 'bool':
             text = f'put and delete tasks with the token in {_TOKEN}'
-            parser.add_argument(f'--{field.name}', action=BooleanOptionalAction, help=text)
+            parser.add_argument(f'--{field.name}', action=argparse.BooleanOptionalAction, help=text)
             continue
         kind = type(field.default)
         parser.add_argument(f'--{field.name}', type=kind, help=f'default {field.default}')
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serves until SIGTERM."""
+    args = parse(arguments)
     given = {f.name: getattr(args, f.name) for f in fields(Settings)}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     logging.basicConfig(level=logging.INFO, format='%(asctime)s %(levelname)s %(message)s')

@@ -3,10 +3,10 @@
     python launch/speed/bench_serve.py --arch vit_ti16_224 --method vpt_deep --tasks 1 4 16 64
 
 `one task`: the program with which a run predicts, on a batch of one task: what 1.0 means.
-`T tasks`: `Backbone.answer` on a batch whose images go round T tasks; where T is larger than the batch, the
-next batch takes the next tasks. `a model a task`: T networks that are all in memory, each image by
-its own, so that a batch of B images takes min(T, B) calls. `loaded in turn`: the same with one
-network in memory, which is loaded from its pack when its task comes; of 4 tasks. Weights are noise.
+`T tasks`: `Backbone.answer` on a batch whose images go round T tasks; where T is larger than the
+batch, the next batch takes the next tasks. `T models`: a model a task, T networks in memory, so
+that a batch of B images takes min(T, B) calls. `4 loaded`: the same with one network in memory,
+which is loaded from its pack when its task comes; 4 tasks. Weights are noise.
 
 The ways take turns (A B C A B C ...), and medians over the turns count. Memory: the arrays on the
 device. On a busy machine only ratios mean anything, and these roughly; `x cpu` compares the seconds

@@ -2,12 +2,12 @@
 
     python launch/speed/bench_serve_load.py --arch vit_ti16_224 --requests 20000 --clients 32
 
-Each server is a process of its own on the loopback: jax_prompt with one task, with 64 tasks in turn,
-and a PyTorch ViT of the same shape with one task, all behind the same HTTP code, decoding and
-dynamic batches. Clients keep their connections and send one image (a JPEG) after the other. The
-servers take turns of `--turn` requests. Every answer is looked at: it has to carry its request's id
-and its task, and the same image and task must always give the same prediction, to 1e-4. Weights are
-noise. On a busy machine only ratios mean anything, and these roughly.
+Each server is a process of its own on the loopback: jax_prompt with one task (one), with 64 tasks
+in turn (many), and a PyTorch ViT of the same shape with one task (torch), all behind the same HTTP
+code, decoding and dynamic batches. Clients keep their connections and send one image (a JPEG) after
+the other. The servers take turns of `--turn` requests. Every answer is looked at: it has to carry
+its request's id and its task, and the same image and task must always give the same prediction, to
+1e-4. Weights are noise. On a busy machine only ratios mean anything, and these roughly.
 """
 
 import argparse
