@@ -1,6 +1,6 @@
 """The papers' claims in small: a method on tasks of 32 px, with the shipped micro backbones.
 
-    python launch/benchmark.py --config configs/claims.py:method=spt_deep,epochs=5 \
+    jax-prompt benchmark --config claims:method=spt_deep,epochs=5 \
         --config.tasks="('digits','cifar10_jpg.npz')" --results runs/claims
 
 docs/claims.md says what was measured so. Each task is searched on val among four learning rates up
@@ -13,7 +13,8 @@ features and takes 100 epochs in any case. `lion` has small blocks, as in config
 from ml_collections import ConfigDict
 
 from jax_prompt.methods import get_method
-from jax_prompt.runs.config import Engine, Model, RunConfig, parse_arg, to_config_dict
+from jax_prompt.runs.config import Engine, Model, RunConfig
+from jax_prompt.runs.config_file import parse_arg, to_config_dict
 from jax_prompt.train.optim import Optim
 
 _LRS = (1e-2, 3e-2, 1e-1, 3e-1)

@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 from jax_prompt.backbones.table import lookup
 from jax_prompt.data.fgvc import TASKS
 from jax_prompt.methods import get_method
-from jax_prompt.runs.config import RunConfig, parse_arg, to_config_dict
+from jax_prompt.runs.config import RunConfig
+from jax_prompt.runs.config_file import parse_arg, to_config_dict
 from jax_prompt.runs.recipes import published
 
 # Prompts a layer of VPT-deep.

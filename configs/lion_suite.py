@@ -1,6 +1,6 @@
 """LION's benchmarks with the paper's recipe: its seven tasks, long-tailed CIFAR, few-shot tasks.
 
-    python launch/benchmark.py --config configs/lion_suite.py:benchmark=longtail,method=lion \\
+    jax-prompt benchmark --config lion_suite:benchmark=longtail,method=lion \\
         --config.run.weights=FILE --results runs/longtail
 
 Wang et al., "LION: Implicit Vision Prompt Tuning" (AAAI 2024): `benchmark=lion` are the tasks of
@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from jax_prompt.backbones.table import lookup
 from jax_prompt.methods import get_method
 from jax_prompt.report.papers import BENCHMARKS
-from jax_prompt.runs.config import RunConfig, parse_arg, to_config_dict
+from jax_prompt.runs.config import RunConfig
+from jax_prompt.runs.config_file import parse_arg, to_config_dict
 from jax_prompt.runs.recipes import published
 
 _NAMES = ('lion', 'longtail', 'fewshot')

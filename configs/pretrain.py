@@ -17,7 +17,8 @@ from dataclasses import replace
 
 from jax_prompt.backbones.table import lookup
 from jax_prompt.data.transforms import Augment
-from jax_prompt.runs.config import Engine, Input, Model, RunConfig, parse_arg, to_config_dict
+from jax_prompt.runs.config import Engine, Input, Model, RunConfig
+from jax_prompt.runs.config_file import parse_arg, to_config_dict
 from jax_prompt.train.masked import Masked
 from jax_prompt.train.optim import Optim
 

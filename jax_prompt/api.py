@@ -37,7 +37,8 @@ from jax_prompt.data.handed import (
 from jax_prompt.data.packed_writer import write_packed
 from jax_prompt.packs.file import write_pack
 from jax_prompt.packs.load import open_tuned
-from jax_prompt.runs.config import RunConfig, resolve, to_config_dict
+from jax_prompt.runs.config import RunConfig, resolve
+from jax_prompt.runs.config_file import to_config_dict
 from jax_prompt.runs.recipes import own_images
 from jax_prompt.runs.restore import Restored, restore
 from jax_prompt.runs.run import run

@@ -191,7 +191,7 @@ MUTANTS = (
     ),
     Mutant(
         'clusters-of-the-farthest',
-        'calibrate/kmeans.py',
+        'calibrate/clusters.py',
         'label = distances.argmin(-1)',
         'label = distances.argmax(-1)',
         ('calibrate/test_kmeans.py',),

@@ -14,7 +14,10 @@ PACKAGE = ROOT / 'jax_prompt'
 # What each room may import from the package, besides itself. A room is a folder of the package or
 # a module at its top; 'backbones.table' names one module of a room.
 CONFIGS = [f'backbones.{name}_config' for name in ('vit', 'swin', 'resnet', 'convnext')]
-TABLES = ['backbones.table', 'backbones.architectures', *CONFIGS]
+TABLES = [
+    *('backbones.table', 'backbones.published', 'backbones.entry', 'backbones.architectures'),
+    *CONFIGS,
+]
 BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'method', 'methods']
 BELOW_ENGINE = [*BELOW_MODEL, 'model', 'weights', 'data']
 BELOW_RUNS = [*BELOW_ENGINE, 'evals', 'train', 'calibrate', 'search']
@@ -122,7 +125,7 @@ def breaks_outside(item: Import) -> bool:
             return False
         return item.at_head or not item.file.startswith('jax_prompt/data/')
     if top in ('ml_collections', 'absl'):
-        allowed = item.file == 'jax_prompt/runs/config.py' or room_of(item.file) == 'cli'
+        allowed = item.file == 'jax_prompt/runs/config_file.py' or room_of(item.file) == 'cli'
         return item.at_head or not allowed
     if top == 'matplotlib':
         return item.at_head or room_of(item.file) != 'report'

@@ -137,6 +137,15 @@ def named_task(task: str) -> Task | None:
         return None
 
 
+def run_keys(text: str) -> str:
+    """Returns an error of a run with the keys that the run's settings have in a benchmark.
+
+    >>> run_keys('pass it as --config.weights=FILE')
+    'pass it as --config.run.weights=FILE'
+    """
+    return re.sub(r'--config\.(?!run\.)', '--config.run.', text)
+
+
 def _slug(text: str) -> str:
     return re.sub(r'[^A-Za-z0-9_.]+', '_', text).strip('._')
 

@@ -28,6 +28,7 @@ from jax_prompt.suite.suite import (
     check_tests,
     named_task,
     read_failure,
+    run_keys,
     standing,
     units_of,
 )
@@ -79,7 +80,10 @@ class Worker:
         config = self.benchmark.run
         check_tests(self.benchmark)
         if get_method(config.method).pretrained:
-            weights_file(config.backbone, config.weights)
+            try:
+                weights_file(config.backbone, config.weights)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(run_keys(str(error))) from error
         waits = False
         while True:
             ends = self._advance_all()
@@ -203,7 +207,7 @@ class Worker:
             text = traceback.format_exc()
             if lease.held():
                 write_text(lease.directory / 'traceback.txt', text)
-            reason = ' '.join(str(error).split())[:500]
+            reason = run_keys(' '.join(str(error).split()))[:1000]
             return {'kind': type(error).__name__, 'reason': f'{type(error).__name__}: {reason}'}
 
     def _fail(self, unit: Unit, lease: Lease, why: dict[str, str]) -> None:
@@ -292,8 +296,7 @@ class Worker:
             except (ValueError, OSError):  # the run will say what is wrong
                 return ''
             if state.state in (preflight.MISSING, preflight.CONVERT):
-                todo = '; '.join(state.todo)
-                self.missing[task] = f'data missing: {state.detail}; {todo}'
+                self.missing[task] = f'data missing: {state.detail}; {"; ".join(state.todo)}'
         return self.missing[task]
 
 

@@ -7,6 +7,7 @@ the backbone's and the classifier's logits are those of the backbone alone.
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -72,7 +73,7 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        hooks = {'tuner': Tuner(), 'place': Place()}
+        hooks: dict[str, Any] = {'tuner': Tuner(), 'place': Place()}
         attention = Attention(self.num_heads, True, 'float32', name='attn')
         mlp = Mlp(4 * self.width, 'float32', name='mlp')
         branches = partial(attention, **hooks), partial(mlp, **hooks)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_prompt.calibrate import spt
+from jax_prompt.calibrate import spt, walk
 from jax_prompt.calibrate.pooling import window_pool
 from jax_prompt.calibrate.spt import Calibration, prototypes
 
@@ -93,7 +93,7 @@ def small_sample(monkeypatch):
 
 def force_road(monkeypatch, road):
     """Makes budget_mb=1 hold either all of 150 images' tokens or a few batches of them."""
-    monkeypatch.setattr(spt, 'MB', 2**20 if road == 'resident' else 40_000)
+    monkeypatch.setattr(walk, 'MB', 2**20 if road == 'resident' else 40_000)
 
 
 @pytest.mark.parametrize('construction', spt.CONSTRUCTIONS)
@@ -183,7 +183,7 @@ def test_budget_is_obeyed(monkeypatch, road):
     before = sum(x.nbytes for x in jax.live_arrays() if x.shape[-1:] == (WIDTH,))
     _, report = build(images, source=source, construction='kmeans', budget_mb=1)
     assert report['road'] == road
-    budget = spt.MB
+    budget = walk.MB
     assert report['held_mb'] <= 1
     assert source.live - before <= budget
     layer_tokens = 150 * (NUM_PATCHES + 1) * WIDTH * 4
@@ -202,7 +202,7 @@ def test_budget_is_obeyed(monkeypatch, road):
 
 @pytest.mark.parametrize('construction', ['mean', 'kmeans'])
 def test_budget_too_small_for_one_batch(monkeypatch, construction):
-    monkeypatch.setattr(spt, 'MB', 1000)
+    monkeypatch.setattr(walk, 'MB', 1000)
     with pytest.raises(ValueError, match=r'budget_mb=1, but one batch.*lower batch_size=8'):
         build(construction=construction, budget_mb=1)
 

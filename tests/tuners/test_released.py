@@ -44,7 +44,7 @@ def read(tmp_path, monkeypatch):
     """Returns a function from arrays by timm's names to the backbone's tree."""
     entry = table.Entry('vit_tiny.test', SUPERVISED, 'timm', table.HALF, table.HALF, 'x', None, 'w')
     monkeypatch.setitem(table.ARCHITECTURES, 'vit_tiny', SUPERVISED)
-    monkeypatch.setitem(table._TABLE, entry.name, entry)
+    monkeypatch.setitem(table.ENTRIES, entry.name, entry)
 
     def tree(state, seams):
         path = tmp_path / 'state.safetensors'
