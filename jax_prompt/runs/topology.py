@@ -40,7 +40,7 @@ def tpu_slice(name: str) -> Sequence[Any]:
 
 def _lacks_compiler(error: Exception) -> bool:
     text = str(error)
-    return isinstance(error, ImportError) or 'libtpu' in text or 'Unknown backend' in text
+    return isinstance(error, ImportError) or 'libtpu' in text or 'not installed' in text
 
 
 def _first_line(error: Exception) -> str:
