@@ -12,6 +12,7 @@ from jax_prompt.door import enter
 # By name: the module, imported when it is asked for, and a line for the table of commands.
 COMMANDS = {
     'train': ('jax_prompt.cli.train', 'tune a backbone to a task; start again to go on'),
+    'plan': ('jax_prompt.cli.plan', 'memory and traffic of a run, on these devices or a TPU slice'),
     'evaluate': (
         'jax_prompt.cli.evaluate',
         'accuracy and loss of a finished run, on its data or on other data',

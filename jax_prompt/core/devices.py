@@ -1,4 +1,4 @@
-"""Facts about devices: the number of cores, and where a layer's weights must be whole."""
+"""Facts about devices: cores, memory, and where a layer's weights must be whole."""
 
 import os
 from typing import Any
@@ -7,6 +7,17 @@ import jax
 from jax.sharding import PartitionSpec
 
 SHARDED = 'fsdp'  # the mesh axis over which frozen weights are split
+# Memory of a described device by its kind, in GiB, as the pages of Cloud TPU say. Kinds are JAX's:
+# 'TPU v5 lite' is v5e, 'TPU v5' is v5p. Descriptions of v2 to v4 list a chip as two devices. A
+# device that is there says its memory itself.
+_MEMORY_GIB = {
+    'TPU v2': 8,
+    'TPU v3': 16,
+    'TPU v4': 16,
+    'TPU v5 lite': 16,
+    'TPU v5': 95,
+    'TPU v6 lite': 32,
+}
 
 
 def num_cores() -> int:
@@ -21,6 +32,21 @@ def num_cores() -> int:
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def device_bytes(device: Any) -> int:
+    """Returns the memory of a device in bytes: an accelerator's own, a CPU device's share of all.
+
+    0 where it is not known.
+    """
+    if device.platform == 'cpu':
+        pages = os.sysconf('SC_PHYS_PAGES') if hasattr(os, 'sysconf') else 0
+        return pages * os.sysconf('SC_PAGE_SIZE') // jax.local_device_count() if pages else 0
+    try:
+        stats = device.memory_stats() or {}
+    except jax.errors.JaxRuntimeError:  # a description alone
+        stats = {}
+    return int(stats.get('bytes_limit', _MEMORY_GIB.get(device.device_kind, 0) * 2**30))
 
 
 def whole(tree: Any) -> Any:

@@ -79,7 +79,24 @@ def build_backbone(config: RunConfig, recorded: Identity | None = None) -> Loade
             f'method {method.name} starts from random weights; leave --config.weights empty, or '
             "take method 'full' to start from the file"
         )
-    network = with_settings(
+    network = _for_run(network, config)
+    mean, std = (
+        tuple(own or default) for own, default in ((options.mean, mean), (options.std, std))
+    )
+    return LoadedBackbone(network, tree, identity, mean, std, skipped, notes)  # type: ignore[arg-type]
+
+
+def unloaded_backbone(config: RunConfig) -> LoadedBackbone:
+    """Returns the backbone of a run without its weights, as its row of the table describes it."""
+    entry, options = lookup(config.backbone), config.model
+    mean, std = options.mean or entry.mean, options.std or entry.std
+    network = _for_run(entry.config, config)
+    return LoadedBackbone(network, None, None, mean, std, {})  # type: ignore[arg-type]
+
+
+def _for_run(network: Config, config: RunConfig) -> Config:
+    options = config.model
+    return with_settings(
         network,
         image_size=config.image_size or network.image_size,
         pool=options.pool or network.pool,
@@ -89,10 +106,6 @@ def build_backbone(config: RunConfig, recorded: Identity | None = None) -> Loade
         patch_drop_rate=options.patch_drop_rate,
         remat='none' if options.remat == 'auto' else options.remat,
     )
-    mean, std = (
-        tuple(own or default) for own, default in ((options.mean, mean), (options.std, std))
-    )
-    return LoadedBackbone(network, tree, identity, mean, std, skipped, notes)  # type: ignore[arg-type]
 
 
 def with_settings(network: Config, **values: Any) -> Config:

@@ -1,5 +1,6 @@
 """The training program of a run, and the initial values of what it trains."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,11 @@ from jax_prompt.train.step import Program
 
 
 def build_program(
-    config: RunConfig, backbone: LoadedBackbone, num_classes: int, count: int
+    config: RunConfig,
+    backbone: LoadedBackbone,
+    num_classes: int,
+    count: int,
+    devices: Sequence[Any] | None = None,
 ) -> Program:
     """Builds the training program that starts from the image.
 
@@ -33,9 +38,10 @@ def build_program(
       backbone: the backbone; its weights are not needed.
       num_classes: K.
       count: training images.
+      devices: for which devices; None: those that are there.
     """
     method = get_method(config.method)
-    plan = _plan(config, method, backbone.config)
+    plan = _plan(config, method, backbone.config, devices)
     network = with_settings(backbone.config, remat=plan.remat)
     classifier = build_classifier(
         network,
@@ -56,15 +62,17 @@ def build_program(
         std=backbone.std,
         transform=method.make_transform(**config.transform),
         skip_nonfinite=config.engine.on_nonfinite == 'skip',
-        mesh=run_mesh(config),
+        mesh=run_mesh(config, devices),
         micro_batch=plan.micro_batch,
     )
     return as_masked(program, config.masked) if config.masked.active else program
 
 
-def _plan(config: RunConfig, method: Method, network: Config) -> StepPlan:
+def _plan(
+    config: RunConfig, method: Method, network: Config, devices: Sequence[Any] | None
+) -> StepPlan:
     """Returns in how many parts a step is computed, and what its backward pass keeps."""
-    mesh, engine = run_mesh(config), config.engine
+    mesh, engine = run_mesh(config, devices), config.engine
     tuner, spec = method.make_tuner(**config.tuner_options), network.spec()
     return plan_step(
         spec,
@@ -76,16 +84,21 @@ def _plan(config: RunConfig, method: Method, network: Config) -> StepPlan:
         together=method.follows_batches(network) or tuner.facts(spec).mixes_images,
         devices=mesh.size if mesh else 1,
         bytes_per_value=2 if config.model.dtype == 'bfloat16' else 4,
+        device=devices[0] if devices else None,
     )
 
 
-def run_mesh(config: RunConfig) -> Mesh | None:
+def run_mesh(config: RunConfig, devices: Sequence[Any] | None = None) -> Mesh | None:
     """Returns the devices of a run, None for a single one.
+
+    Args:
+      config: the run.
+      devices: as in `build_program`.
 
     Raises:
       ValueError: devices that are not there, or among which no batch can be shared evenly.
     """
-    mesh = data_mesh(config.engine.num_devices, config.engine.fsdp)
+    mesh = data_mesh(config.engine.num_devices, config.engine.fsdp, devices)
     if config.batch_size % mesh.size:
         raise ValueError(
             f'batch_size {config.batch_size} is no multiple of the {mesh.size} devices; '

@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax_prompt.core.lease import DEAD_SECONDS, read_tenure
+from jax_prompt.core.renames import check_renames
 from jax_prompt.data.subset_names import may_refit
 from jax_prompt.data.task import Task, View
 from jax_prompt.data.tasks import find_task
+from jax_prompt.methods import get_method
 from jax_prompt.report import papers, rows
 from jax_prompt.report.collect import hyperparameters_of, options_of
 from jax_prompt.report.summary import belonging, measured
@@ -35,6 +37,7 @@ from jax_prompt.report.tables import make_tables, to_markdown
 from jax_prompt.runs.config import RunConfig, resolve
 from jax_prompt.runs.inputs import open_data
 from jax_prompt.train.log import read_json
+from jax_prompt.weights.fetch import weights_file
 
 SEARCH = 'search'
 
@@ -216,6 +219,23 @@ def show(stands: Sequence[Standing]) -> str:
     lines = [f'{s.state:<6} {s.unit.name}{f": {s.detail}" if s.detail else ""}' for s in stands]
     counts = Counter(s.state for s in stands)
     return '\n'.join([*lines, ', '.join(f'{n} {state}' for state, n in counts.items())])
+
+
+def check_ready(benchmark: Benchmark, root: Path) -> None:
+    """Checks what every unit needs, before anything is trained.
+
+    Raises:
+      FileNotFoundError: the backbone's weights are not there.
+      ValueError: a task has no test images, so its results could not be reported; or the folder of
+        results can't hold leases.
+    """
+    check_renames(root)
+    check_tests(benchmark)
+    if get_method(benchmark.run.method).pretrained:
+        try:
+            weights_file(benchmark.run.backbone, benchmark.run.weights)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(run_keys(str(error))) from error
 
 
 def check_tests(benchmark: Benchmark) -> None:

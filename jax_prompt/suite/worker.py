@@ -11,7 +11,6 @@ from typing import Any
 
 from jax_prompt.core.lease import DEAD_SECONDS, Lease, Tenure, acquire, read_tenure
 from jax_prompt.data import preflight
-from jax_prompt.methods import get_method
 from jax_prompt.report import rows
 from jax_prompt.report.collect import from_workdir, hyperparameters_of, options_of
 from jax_prompt.runs.backbone import build_backbone
@@ -25,7 +24,7 @@ from jax_prompt.suite.suite import (
     Benchmark,
     Standing,
     Unit,
-    check_tests,
+    check_ready,
     named_task,
     read_failure,
     run_keys,
@@ -33,7 +32,6 @@ from jax_prompt.suite.suite import (
     units_of,
 )
 from jax_prompt.train.log import duration, write_json, write_text
-from jax_prompt.weights.fetch import weights_file
 
 _MISSING, _NOT_CHOSEN = 'MissingData', 'SearchFailed'
 _print = partial(print, flush=True)
@@ -75,15 +73,9 @@ class Worker:
 
         Raises:
           FileNotFoundError: the backbone's weights are not there.
-          ValueError: a task has no test images, so its results could not be reported.
+          ValueError: as `check_ready`.
         """
-        config = self.benchmark.run
-        check_tests(self.benchmark)
-        if get_method(config.method).pretrained:
-            try:
-                weights_file(config.backbone, config.weights)
-            except FileNotFoundError as error:
-                raise FileNotFoundError(run_keys(str(error))) from error
+        check_ready(self.benchmark, self.root)
         waits = False
         while True:
             ends = self._advance_all()

@@ -8,10 +8,11 @@ those of a smaller ViT).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
-from jax_prompt.core.devices import num_cores
+from jax_prompt.core.devices import device_bytes, num_cores
 from jax_prompt.core.facts import Facts
 from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tuner import Tuner
@@ -53,6 +54,7 @@ def plan_step(
     together: bool = False,
     devices: int = 1,
     bytes_per_value: int = 4,
+    device: Any = None,
 ) -> StepPlan:
     """Chooses what is left open of a step.
 
@@ -72,9 +74,11 @@ def plan_step(
       together: whether images have to be computed together, since results depend on all of them.
       devices: devices that share the batch.
       bytes_per_value: of an activation.
+      device: for which kind of device; None: those that are there.
     """
-    on_cpu = jax.default_backend() == 'cpu'
-    budget = memory_mb or device_memory_mb(0.5)
+    device = device or jax.local_devices()[0]
+    on_cpu = device.platform == 'cpu'
+    budget = memory_mb or device_memory_mb(0.5, device)
     forms = ('none', 'save', 'full') if spec.num_heads else ('none', 'full')
     order = forms[1:] if on_cpu and spec.num_heads else forms
     micro = micro_batch
@@ -142,7 +146,13 @@ def _tokens(spec: BackboneSpec, facts: Facts) -> int:
     return spec.num_lead + spec.num_patches + (facts.prompt_length if spec.has_tokens else 0)
 
 
-def device_memory_mb(part: float) -> float:
-    """Returns this part of an accelerator's memory, in MB; 4 GB on CPU."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return part * stats['bytes_limit'] / 1e6 if 'bytes_limit' in stats else _CPU_MB
+def device_memory_mb(part: float, device: Any = None) -> float:
+    """Returns this part of an accelerator's memory, in MB; 4 GB on CPU.
+
+    Args:
+      part: the part.
+      device: the accelerator; None: the first that is there.
+    """
+    device = device or jax.local_devices()[0]
+    held = 0 if device.platform == 'cpu' else device_bytes(device)
+    return part * held / 1e6 if held else _CPU_MB

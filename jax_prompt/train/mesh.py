@@ -11,7 +11,7 @@ take from the host copy what belongs on this process's devices and communicate n
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ AXES = ('data', SHARDED)
 MIN_SPLIT = 4096  # a layer's leaf with fewer numbers costs more to gather than it saves
 
 
-def data_mesh(num_devices: int = 0, fsdp: int = 1) -> Mesh:
+def data_mesh(num_devices: int = 0, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh [num_devices / fsdp, fsdp] of the first devices.
 
     Neighbours share the `fsdp` axis, so that its gathers stay within a machine where they can.
@@ -34,12 +34,14 @@ def data_mesh(num_devices: int = 0, fsdp: int = 1) -> Mesh:
     Args:
       num_devices: how many of all processes' devices; 0: all.
       fsdp: devices that share each frozen weight.
+      devices: the devices to take; None: those of all processes.
 
     Raises:
       ValueError: more devices than there are, fewer than all of several processes, or a number of
         them that fsdp does not divide.
     """
-    have = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    have = len(devices)
     wanted = num_devices or have
     if wanted > have:
         raise ValueError(f'engine.num_devices is {wanted}; there are {have}')
@@ -55,7 +57,7 @@ def data_mesh(num_devices: int = 0, fsdp: int = 1) -> Mesh:
         )
     shape = (wanted // fsdp, fsdp)
     types = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh(shape, AXES, axis_types=types, devices=jax.devices()[:wanted])
+    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[:wanted])
 
 
 def in_context(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
@@ -77,7 +79,7 @@ def shard_batch(x: Any, mesh: Mesh | None) -> Any:
         missing = -len(leaf) % mesh.size
         if missing:
             leaf = jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
-        return jax.lax.with_sharding_constraint(leaf, _batch(mesh))
+        return jax.lax.with_sharding_constraint(leaf, batch_sharding(mesh))
 
     return jax.tree.map(split, x)
 
@@ -99,11 +101,16 @@ def split_frozen(frozen: Tree, mesh: Mesh | None) -> Tree:
     """Puts the frozen tree on the mesh: blocks split over `fsdp`, the rest on every device."""
     if mesh is None:
         return replicate(frozen, None)
-    put = {
-        path: _put(leaf, NamedSharding(mesh, frozen_spec(path, leaf.shape, mesh.shape[SHARDED])))
+    return jax.tree.map(_put, frozen, frozen_shardings(frozen, mesh))
+
+
+def frozen_shardings(frozen: Tree, mesh: Mesh) -> Tree:
+    """Returns how `split_frozen` puts each leaf, which may be a shape alone."""
+    specs = {
+        path: NamedSharding(mesh, frozen_spec(path, leaf.shape, mesh.shape[SHARDED]))
         for path, leaf in flatten(frozen).items()
     }
-    return unflatten(put)
+    return unflatten(specs)
 
 
 def frozen_spec(path: str, shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
@@ -148,7 +155,7 @@ class SharedStream:
         if size % self.mesh.size:
             yield from self.stream.batches(order)
             return
-        sharding = _batch(self.mesh)
+        sharding = batch_sharding(self.mesh)
         places = sharding.addressable_devices_indices_map((size,)).values()
         own = np.unique(np.concatenate([np.arange(size)[place] for place in places]))
         labels = np.asarray(self.stream.split.labels, np.int32)
@@ -161,7 +168,8 @@ class SharedStream:
             yield jax.make_array_from_callback(shape, sharding, of), labels[row]
 
 
-def _batch(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns how a batch lies on the mesh: its leading axis split over all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 

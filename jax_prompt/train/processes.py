@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-_CHILD = 'JAX_PROMPT_SUPERVISED'
+CHILD = 'JAX_PROMPT_SUPERVISED'  # a variable that says so to a child
 # What a process says once it has joined, and what JAX writes of others before it aborts one.
 _HEAD = re.compile(r'process (\d+) of (\d+):')
 _SILENT = re.compile(r'stopped sending heartbeats\):\s*([\d\s]+)')
@@ -155,7 +155,7 @@ def end_after(
 
 def is_supervised() -> bool:
     """Whether this process is the child of `supervise`; if so, it ends when its parent does."""
-    if _CHILD not in os.environ:
+    if CHILD not in os.environ:
         return False
 
     def watch() -> None:
@@ -178,7 +178,7 @@ def supervise(command: Sequence[str], workdir: Path) -> int:
     """
     child = subprocess.Popen(
         command,
-        env={**os.environ, _CHILD: '1'},
+        env={**os.environ, CHILD: '1'},
         stdin=subprocess.PIPE,  # never written: its end tells the child that this process is gone
         stderr=subprocess.PIPE,
     )
@@ -195,9 +195,20 @@ def supervise(command: Sequence[str], workdir: Path) -> int:
     if code >= 0:
         return code
     why = _who_is_lost(head, ''.join(last)) if code == -signal.SIGABRT else ''
-    why = why or f'this process was ended by {signal.Signals(-code).name}'
+    why = why or f'this process {ended_by(code)}'
     print(f'error: {why}. {_how_to_go_on(workdir)}', file=sys.stderr, flush=True)
     return 128 - code
+
+
+def ended_by(code: int) -> str:
+    """Says how a process ended, from the code that `subprocess` gives or a shell would show.
+
+    >>> ended_by(-9), ended_by(143), ended_by(1)
+    ('was ended by SIGKILL', 'was ended by SIGTERM', 'ended with exit code 1')
+    """
+    number = -code if code < 0 else code - 128
+    names = {one.value: one.name for one in signal.Signals}
+    return f'was ended by {names[number]}' if number in names else f'ended with exit code {code}'
 
 
 def _who_is_lost(head: str, text: str) -> str:
