@@ -21,7 +21,7 @@ TABLES = [
 BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'method', 'methods']
 BELOW_ENGINE = [*BELOW_MODEL, 'model', 'weights', 'data']
 BELOW_RUNS = [*BELOW_ENGINE, 'evals', 'train', 'calibrate', 'search']
-BELOW_DOORS = [*BELOW_RUNS, 'runs', 'suite', 'report', 'packs', 'door']
+BELOW_DOORS = [*BELOW_RUNS, 'runs', 'suite', 'report', 'packs', 'serve', 'door']
 ARROWS = {
     '': ['api'],  # jax_prompt/__init__.py, when one of its names is asked for
     'core': [],
@@ -43,6 +43,7 @@ ARROWS = {
     'runs': BELOW_RUNS,
     'suite': [*BELOW_RUNS, 'runs', 'report'],
     'packs': [*BELOW_RUNS, 'runs', 'report'],
+    'serve': [*BELOW_RUNS, 'runs', 'packs'],
     'door': ['core'],
     'api': BELOW_DOORS,
     'cli': BELOW_DOORS,
@@ -53,6 +54,7 @@ ALWAYS = {'jax', 'flax', 'optax', 'numpy'}
 INSIDE = {
     *('ml_dtypes', 'safetensors', 'PIL', 'orbax', 'tqdm', 'chex', 'array_record', 'sklearn'),
     *('tensorflow_datasets', 'ml_collections', 'absl', 'matplotlib', 'requests'),
+    *('starlette', 'uvicorn', 'python_multipart'),
 }
 NEVER = {'torch', 'torchvision', 'timm', 'transformers', 'tensorflow', 'tf_keras', 'keras'}
 
