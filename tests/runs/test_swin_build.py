@@ -7,6 +7,7 @@ from tuned_swin import CONFIG
 
 from jax_prompt.backbones import table
 from jax_prompt.backbones.swin import Swin
+from jax_prompt.core.colour import HALF
 from jax_prompt.core.tree import flatten, unstack_layers
 from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.config import Engine, Model, RunConfig
@@ -21,10 +22,10 @@ from jax_prompt.weights.load import save_converted
 def weights(tmp_path, monkeypatch):
     """A file with weights of a tiny Swin, which the table lists."""
     entry = table.Entry(
-        'swin_test.test', CONFIG, 'microsoft', table.HALF, table.HALF, 'https://x.org/w', None, 'w'
+        'swin_test.test', CONFIG, 'microsoft', HALF, HALF, 'https://x.org/w', None, 'w'
     )
     monkeypatch.setitem(table.ARCHITECTURES, 'swin_test', CONFIG)
-    monkeypatch.setitem(table._TABLE, entry.name, entry)
+    monkeypatch.setitem(table.ENTRIES, entry.name, entry)
     images = np.zeros((1, 32, 32, 3), np.float32)
     tree = jax.jit(Swin(CONFIG).init)(jax.random.key(0), images)['params']
     identity = Identity(entry.name, 'w', '0' * 64, 'microsoft', entry.mean, entry.std)
@@ -68,7 +69,7 @@ def test_a_step_on_loaded_weights(weights):
 def test_a_fresh_norm_takes_the_place_of_the_files(weights):
     path, tree = weights
     tree['norm'] = jax.tree.map(lambda leaf: leaf + 0.5, tree['norm'])
-    identity = Identity('swin_test.test', 'w', '0' * 64, 'microsoft', table.HALF, table.HALF)
+    identity = Identity('swin_test.test', 'w', '0' * 64, 'microsoft', HALF, HALF)
     save_converted(path, tree, identity)
     loaded, fresh = (
         build_backbone(_config(path, model=Model(norm=norm))) for norm in ('', 'fresh')

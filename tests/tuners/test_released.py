@@ -15,6 +15,7 @@ import safetensors.numpy
 from jax_prompt.backbones import table
 from jax_prompt.backbones.vit import adapt
 from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.core.colour import HALF
 from jax_prompt.core.tree import flatten, merge, split
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import get_method
@@ -42,7 +43,7 @@ CASES = {
 @pytest.fixture
 def read(tmp_path, monkeypatch):
     """Returns a function from arrays by timm's names to the backbone's tree."""
-    entry = table.Entry('vit_tiny.test', SUPERVISED, 'timm', table.HALF, table.HALF, 'x', None, 'w')
+    entry = table.Entry('vit_tiny.test', SUPERVISED, 'timm', HALF, HALF, 'x', None, 'w')
     monkeypatch.setitem(table.ARCHITECTURES, 'vit_tiny', SUPERVISED)
     monkeypatch.setitem(table.ENTRIES, entry.name, entry)
 
