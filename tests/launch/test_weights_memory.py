@@ -71,8 +71,8 @@ def way(folder, width, depth):
     )
     name = f'vit_{width}_16'
     table.ARCHITECTURES[name] = config
-    table._TABLE[f'{name}.test'] = table.Entry(
-        f'{name}.test', config, 'google', table.HALF, table.HALF, 'https://x.org', None, 'w.npz'
+    table.ENTRIES[f'{name}.test'] = table.Entry(
+        f'{name}.test', config, 'google', colour.HALF, colour.HALF, 'https://x.org', None, 'w.npz'
     )
     source, own = folder / f'{name}.npz', folder / f'{name}.safetensors'
     np.savez(source, **{path: np.ones(shape, np.float32) for path, shape in google(width, depth)})

@@ -5,6 +5,7 @@ from tuned_convnext import CONFIG, IMAGES, weights
 
 from jax_prompt.backbones import table
 from jax_prompt.backbones.families import family_of
+from jax_prompt.core import colour
 from jax_prompt.core.tree import merge
 from jax_prompt.runs.export import exported
 from jax_prompt.runs.restore import restore
@@ -14,7 +15,7 @@ from jax_prompt.weights.load import load_weights, save_converted
 
 
 def test_a_run_from_weights_to_an_exported_file(make_config, monkeypatch, tmp_path):
-    name, colours = 'convnext_test.test', (table.HALF, table.HALF)
+    name, colours = 'convnext_test.test', (colour.HALF, colour.HALF)
     entry = table.Entry(name, CONFIG, 'timm', *colours, 'https://x.org/w', None, 'w')
     monkeypatch.setitem(table.ARCHITECTURES, 'convnext_test', CONFIG)
     monkeypatch.setitem(table.ENTRIES, name, entry)

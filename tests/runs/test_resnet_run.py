@@ -14,6 +14,7 @@ from jax_prompt.backbones import table
 from jax_prompt.backbones.families import family_of
 from jax_prompt.backbones.resnet_config import ResNetConfig
 from jax_prompt.calibrate.tokens import BackboneTokens
+from jax_prompt.core import colour
 from jax_prompt.core.tree import count, flatten, is_statistic, split, unstack_layers
 from jax_prompt.data.transforms import Augment
 from jax_prompt.evals.recorder import record
@@ -45,10 +46,10 @@ def listed(monkeypatch):
     def add(config=SMALL):
         name = 'resnet_test.test'
         entry = table.Entry(
-            name, config, 'hf', table.HALF, table.HALF, 'https://x.org/w', None, 'w'
+            name, config, 'hf', colour.HALF, colour.HALF, 'https://x.org/w', None, 'w'
         )
         monkeypatch.setitem(table.ARCHITECTURES, 'resnet_test', config)
-        monkeypatch.setitem(table._TABLE, name, entry)
+        monkeypatch.setitem(table.ENTRIES, name, entry)
         return name
 
     return add
@@ -57,7 +58,7 @@ def listed(monkeypatch):
 @pytest.fixture
 def weights(tmp_path, listed):
     """A file with weights of a small ResNet, which the table lists."""
-    identity = Identity(listed(), 'w', '0' * 64, 'hf', table.HALF, table.HALF)
+    identity = Identity(listed(), 'w', '0' * 64, 'hf', colour.HALF, colour.HALF)
     save_converted(tmp_path / 'w.safetensors', weights_of(SMALL), identity)
     return tmp_path / 'w.safetensors'
 
