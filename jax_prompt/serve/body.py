@@ -114,7 +114,9 @@ async def _from_form(request: Any, body: bytearray, settings: Settings) -> tuple
     try:
         async with copy.form(**most, max_part_size=64 * 1024) as form:
             fields = form.multi_items()
-            files = [value for name, value in fields if name == 'image' and hasattr(value, 'read')]
+            files = [
+                value for name, value in fields if name == 'image' and not isinstance(value, str)
+            ]
             images = [(file.filename or 'image', await file.read()) for file in files]
             texts = [(name, value) for name, value in fields if isinstance(value, str)]
     except (HTTPException, ValueError, KeyError, LookupError, UnicodeError) as error:

@@ -122,8 +122,9 @@ class Frozen:
         def put(path: str, leaf: Any) -> jax.Array:
             for other in held:
                 mine = other.get(path)
-                alike = mine is not None and mine.shape == leaf.shape and mine.dtype == dtype
-                if alike and np.array_equal(np.asarray(leaf).astype(dtype), np.asarray(mine)):
+                if mine is None or mine.shape != leaf.shape or mine.dtype != dtype:
+                    continue
+                if np.array_equal(np.asarray(leaf).astype(dtype), np.asarray(mine)):
                     return mine
             if isinstance(leaf, np.ndarray) and not leaf.flags.writeable:
                 leaf = leaf.copy()  # of the file, whose pages a CPU device would take over

@@ -48,7 +48,7 @@ class Metrics:
         """Stops to count compilations."""
         jax.monitoring.unregister_event_duration_listener(self._listen)
 
-    def _listen(self, event: str, duration: float, **_) -> None:
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event == _LOWERED:
             self.count('compilations')
 

@@ -98,8 +98,8 @@ def _with_signals(kind: type) -> type:
                     loop.remove_signal_handler(number)
 
         def drain(self) -> None:
-            self.force_exit, self.service.draining = self.should_exit, True
-            self.should_exit = True
+            self.force_exit = self.service.draining  # at the second signal
+            self.service.draining = self.should_exit = True
             _LOG.info('draining')
 
     return Server

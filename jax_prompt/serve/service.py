@@ -118,8 +118,8 @@ class Service:
                 item.result.cancel()
         out = []
         for (name, _), items in zip(asked.images, images, strict=True):
-            for task, item in zip(tasks, items, strict=True):
-                out.append({'image': name, 'task': task.name} | _told(item, asked.top))
+            for task, one in zip(tasks, items, strict=True):
+                out.append({'image': name, 'task': task.name} | _told(one, asked.top))
         self.metrics.count('bad_images', sum('error' in one for one in out))
         return out
 

@@ -63,7 +63,11 @@ def ways_of(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Way], dic
     for count in args.models:
         models = [as_run(run, pack) for pack in packs[:count]]
         memory[f'{count} models'] = sum(num_bytes([m.frozen, m.trainable]) for m in models) / 1e6
-        ways[f'{count} models'] = lambda call, models=models: _each(models, images)
+
+        def apart(call: int, models: list = models) -> None:
+            _each(models, images)
+
+        ways[f'{count} models'] = apart
     if args.loaded:
 
         def loaded(call: int) -> None:
