@@ -11,7 +11,8 @@ measured. It follows eq. 11 literally (`shrink=1`), except that parameters stop 
 (docs/deviations.md).
 """
 
-from jax_prompt.runs.config import RunConfig, parse_arg, to_config_dict
+from jax_prompt.runs.config import RunConfig
+from jax_prompt.runs.config_file import parse_arg, to_config_dict
 from jax_prompt.train.optim import Optim
 
 

@@ -10,7 +10,7 @@ it trains on train + val and tests once. `configs/quickstart.py` is faster: it s
 
 from jax_prompt.data.tasks import find_task
 from jax_prompt.methods import get_method
-from jax_prompt.runs.config import parse_arg, to_config_dict
+from jax_prompt.runs.config_file import parse_arg, to_config_dict
 from jax_prompt.runs.recipes import offline
 
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jax_prompt.data.tasks import TASKS
 from jax_prompt.methods import get_method
-from jax_prompt.runs.config import parse_arg, to_config_dict
+from jax_prompt.runs.config_file import parse_arg, to_config_dict
 from jax_prompt.runs.recipes import offline
 
 _TASKS = tuple(task.name for task in TASKS)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from ml_collections import ConfigDict
 
 from jax_prompt.methods import get_method
-from jax_prompt.runs.config import parse_arg, to_config_dict
+from jax_prompt.runs.config_file import parse_arg, to_config_dict
 from jax_prompt.runs.recipes import own_images
 
 

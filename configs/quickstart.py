@@ -11,7 +11,7 @@ imports and compilation.
 from dataclasses import replace
 
 from jax_prompt.data.tasks import find_task
-from jax_prompt.runs.config import parse_arg, to_config_dict
+from jax_prompt.runs.config_file import parse_arg, to_config_dict
 from jax_prompt.runs.recipes import offline
 
 # Epochs and learning rate. An epoch of `linear` trains on cached features and costs next to

@@ -9,7 +9,7 @@ Then it trains on train + val and tests once.
 """
 
 from jax_prompt.methods import get_method
-from jax_prompt.runs.config import parse_arg, to_config_dict
+from jax_prompt.runs.config_file import parse_arg, to_config_dict
 from jax_prompt.runs.recipes import own_images
 
 

@@ -12,15 +12,23 @@ each task. The accuracy on val after the last epoch decides. The protocol's seed
 100 and 800; papers report the mean of three, and so does this config. `protocol=adamw`, the
 default, is smaller: AdamW, 4 x 2 candidates, 10 prompts.
 
+`protocol=spt` is that of SPT (Wang et al. 2024, arXiv:2402.02382, and its released code): AdamW,
+batch 32, short batches left out, 100 epochs, 10 of them warm-up, a cosine to 1e-8, a grid of
+learning rates times weight decays of the head, 20 prompts a layer (shallow: 100), and the code's
+own view of the images. `protocol=lion` is that of LION (AAAI 2024): Adam, batch 64, learning rate
+1e-5 and no search; `method=lion` has tau .4.
+
 `jax_prompt/data/vtab.py` says how images are shown. No accuracy has been measured with this config,
 as the data of its tasks must be prepared first (docs/data.md).
 """
 
 from ml_collections import ConfigDict
 
+from jax_prompt.backbones.table import lookup
 from jax_prompt.data.vtab import TASKS
 from jax_prompt.methods import get_method
-from jax_prompt.runs.config import RunConfig, parse_arg, to_config_dict
+from jax_prompt.runs.config import RunConfig
+from jax_prompt.runs.config_file import parse_arg, to_config_dict
 from jax_prompt.runs.recipes import published
 
 # Prompts a layer of VPT-deep, in the order of the tasks.
@@ -32,18 +40,19 @@ def get_config(arg=None):
     """Returns the config of `method=...,backbone=...,protocol=...`."""
     chosen = parse_arg(arg, method='vpt_deep', backbone='vit_b16_224', protocol='adamw')
     method, protocol = get_method(chosen['method']).name, chosen['protocol']
+    tag = lookup(chosen['backbone']).name.partition('.')[2]
     run = RunConfig(
         data=TASKS[0].name,
         backbone=chosen['backbone'],
         method=method,
         train_on='train+val',
-        **published(method, protocol),
+        **published(method, protocol, 'VTAB', tag),
     )
     values = {
         'name': 'vtab',
         'tasks': tuple(task.name for task in TASKS),
         'seeds': (42, 44, 82),
         'num_prompts': _PROMPTS if protocol == 'vpt' and method == 'vpt_deep' else {},
-        'protocol_view': True,
+        'protocol_view': protocol != 'spt',
     }
     return ConfigDict({**values, 'run': to_config_dict(run)}).lock()

@@ -37,7 +37,8 @@ from jax_prompt.data.handed import (
 from jax_prompt.data.packed_writer import write_packed
 from jax_prompt.packs.file import write_pack
 from jax_prompt.packs.load import open_tuned
-from jax_prompt.runs.config import RunConfig, resolve, to_config_dict
+from jax_prompt.runs.config import RunConfig, resolve
+from jax_prompt.runs.config_file import to_config_dict
 from jax_prompt.runs.recipes import own_images
 from jax_prompt.runs.restore import Restored, restore
 from jax_prompt.runs.run import run
@@ -231,7 +232,7 @@ def _data(data: Any, workdir: Path) -> str:
     names = label_names(labels)
     classes = find_classes(names)
     split = handed_split(images, class_codes(names, classes), 'train')
-    paths = [Path(one) for one in images] if are_paths(images) else []
+    paths = [Path(one).expanduser() for one in images] if are_paths(images) else []
     return str(write_packed(workdir, split, classes, paths))
 
 
@@ -241,7 +242,8 @@ def _pair(data: Any) -> tuple[Any, Any]:
             f'data is {type(data).__name__}; allowed: a folder, a packed .npz, the name of a task, '
             'or (images, labels)'
         )
-    return data[0], data[1]
+    images, labels = data
+    return [images] if isinstance(images, str | Path) else images, labels
 
 
 @contextmanager

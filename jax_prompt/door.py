@@ -25,6 +25,7 @@ GO_ON = 'the same command goes on from what is saved'
 _EXTRAS = {
     **dict.fromkeys(('matplotlib', 'sklearn'), 'quickstart'),
     **dict.fromkeys(('tensorflow', 'cv2', 'h5py', 'scipy'), 'prepare'),
+    **dict.fromkeys(('starlette', 'uvicorn', 'python_multipart'), 'serve'),
 }
 
 

@@ -1,5 +1,6 @@
 """Classifier = backbone + tuner + head, with parameters {'backbone', 'tuner', 'head'}."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -27,8 +28,10 @@ class Classifier:
       spec: what is known of the backbone.
       tuner: answers the hooks.
       num_classes: K.
-      head_std: standard deviation of the head's truncated normal initialisation (SPT: .02; .01 for
-        MoCo-v3). Its bias starts at 0.
+      head_std: standard deviation of the head's initial kernel (SPT: .02; .01 for MoCo-v3).
+      head_init: how the head starts. 'normal': normal with `head_std`, bias 0. timm's
+        `trunc_normal_` does this too, as it cuts at -2 and 2, a hundred standard deviations away.
+        'kaiming': normal with variance 2 / K, bias -log(99), as VPT's code.
     """
 
     backbone: Backbone
@@ -36,6 +39,7 @@ class Classifier:
     tuner: Tuner
     num_classes: int
     head_std: float = 0.02
+    head_init: str = 'normal'
 
     @cached_property
     def facts(self) -> Facts:
@@ -63,8 +67,11 @@ class Classifier:
         """Returns random parameters of what is added: {'tuner', 'head'}, float32."""
         tuner_key, head_key = jax.random.split(key)
         shape = (self.facts.feature_dim, self.num_classes)
-        kernel = self.head_std * jax.random.truncated_normal(head_key, -2.0, 2.0, shape)
-        head = {'kernel': kernel, 'bias': jnp.zeros((self.num_classes,))}
+        kaiming = self.head_init == 'kaiming'
+        std = math.sqrt(2 / self.num_classes) if kaiming else self.head_std
+        kernel = std * jax.random.normal(head_key, shape)
+        bias = jnp.full((self.num_classes,), -math.log(99) if kaiming else 0.0)
+        head = {'kernel': kernel, 'bias': bias}
         return {'tuner': self.tuner.init(tuner_key, self.spec), 'head': head}
 
     def apply(
@@ -131,7 +138,13 @@ class Classifier:
 
 
 def build_classifier(
-    config: Config, method: Method, num_classes: int, *, head_std: float = 0.02, **options
+    config: Config,
+    method: Method,
+    num_classes: int,
+    *,
+    head_std: float = 0.02,
+    head_init: str = 'normal',
+    **options: Any,
 ) -> Classifier:
     """Builds the classifier of a method.
 
@@ -140,6 +153,7 @@ def build_classifier(
       method: a row of `methods.METHODS`.
       num_classes: K, at least 2.
       head_std: see `Classifier`.
+      head_init: likewise.
       **options: the tuner's options (`method.options()` lists them).
 
     Raises:
@@ -154,4 +168,4 @@ def build_classifier(
     check_fits(method, tuner, spec)
     seams = tuple(seam for seam in tuner.facts(spec).seams if 0 < seam < spec.num_layers)
     backbone = family_of(config).make(config, seams)
-    return Classifier(backbone, spec, tuner, num_classes, head_std)
+    return Classifier(backbone, spec, tuner, num_classes, head_std, head_init)

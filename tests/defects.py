@@ -109,6 +109,21 @@ MUTANTS = (
         'lambda z: f(args, z), z',
         ('deq/test_jacobian.py',),
     ),
+    # convolutions
+    Mutant(
+        'depthwise-kernel-not-turned',
+        'nn/convolution.py',
+        'return depthwise(g, jnp.flip(kernel, (0, 1))), dkernel',
+        'return depthwise(g, kernel), dkernel',
+        ('nn/test_convolution.py', 'tuners/test_convnext_methods.py'),
+    ),
+    Mutant(
+        'wide-kernel-gradient-not-turned',
+        'nn/convolution.py',
+        'return jnp.flip(product.transpose(1, 2, 0, 3), (0, 1))',
+        'return product.transpose(1, 2, 0, 3)',
+        ('nn/test_convolution.py',),
+    ),
     # backbones and the model
     Mutant(
         'prompts-pooled',
@@ -176,7 +191,7 @@ MUTANTS = (
     ),
     Mutant(
         'clusters-of-the-farthest',
-        'calibrate/kmeans.py',
+        'calibrate/clusters.py',
         'label = distances.argmin(-1)',
         'label = distances.argmax(-1)',
         ('calibrate/test_kmeans.py',),

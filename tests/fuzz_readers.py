@@ -13,6 +13,7 @@ from small_data import encode, picture, write_pack
 
 from jax_prompt.backbones import table
 from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.core import colour
 from jax_prompt.core.checksum import hash_tree
 from jax_prompt.core.npz import read_npy, read_npz
 from jax_prompt.core.tree import flatten, unflatten
@@ -101,8 +102,8 @@ def _list_backbone() -> None:
     config = ViTConfig(width=16, depth=2, num_heads=2, mlp_dim=64, patch_size=8, image_size=32)
     table.ARCHITECTURES[ARCH] = config
     name = f'{ARCH}.test'
-    table._TABLE[name] = table.Entry(
-        name, config, 'timm', table.HALF, table.HALF, 'https://example.org/x.pth', None, 'x.pth'
+    table.ENTRIES[name] = table.Entry(
+        name, config, 'timm', colour.HALF, colour.HALF, 'https://example.org/x.pth', None, 'x.pth'
     )
 
 

@@ -200,6 +200,8 @@ def test_labels_become_classes_and_back():
         class_codes(['a', 'c'], ('a', 'b'))
     with pytest.raises(ValueError, match='2 images and 1 labels'):
         handed_split(IMAGES[:2], np.zeros(1, np.int32))
+    with pytest.raises(ValueError, match='1 images and 2 labels'):
+        jax_prompt.tune(('a.png', ['a', 'b']))
     with pytest.raises(ValueError, match='data is list'):
         jax_prompt.tune(['a.png', 'b.png'])
 

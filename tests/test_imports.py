@@ -14,11 +14,14 @@ PACKAGE = ROOT / 'jax_prompt'
 # What each room may import from the package, besides itself. A room is a folder of the package or
 # a module at its top; 'backbones.table' names one module of a room.
 CONFIGS = [f'backbones.{name}_config' for name in ('vit', 'swin', 'resnet', 'convnext')]
-TABLES = ['backbones.table', 'backbones.architectures', *CONFIGS]
+TABLES = [
+    *('backbones.table', 'backbones.published', 'backbones.entry', 'backbones.architectures'),
+    *CONFIGS,
+]
 BELOW_MODEL = ['core', 'nn', 'deq', 'backbones', 'tuners', 'method', 'methods']
 BELOW_ENGINE = [*BELOW_MODEL, 'model', 'weights', 'data']
 BELOW_RUNS = [*BELOW_ENGINE, 'evals', 'train', 'calibrate', 'search']
-BELOW_DOORS = [*BELOW_RUNS, 'runs', 'suite', 'report', 'packs', 'door']
+BELOW_DOORS = [*BELOW_RUNS, 'runs', 'suite', 'report', 'packs', 'serve', 'door']
 ARROWS = {
     '': ['api'],  # jax_prompt/__init__.py, when one of its names is asked for
     'core': [],
@@ -29,6 +32,7 @@ ARROWS = {
     'method': ['core'],
     'methods': ['core', 'nn', 'deq', 'backbones', 'tuners', 'method'],
     'model': BELOW_MODEL,
+    # Which leaves a network has, and of which shapes, its init alone says (`leaf_shapes`).
     'weights': ['core', *TABLES, 'backbones.families'],
     'data': ['core', *TABLES],
     'report': BELOW_ENGINE,
@@ -39,6 +43,7 @@ ARROWS = {
     'runs': BELOW_RUNS,
     'suite': [*BELOW_RUNS, 'runs', 'report'],
     'packs': [*BELOW_RUNS, 'runs', 'report'],
+    'serve': [*BELOW_RUNS, 'runs', 'packs'],
     'door': ['core'],
     'api': BELOW_DOORS,
     'cli': BELOW_DOORS,
@@ -49,6 +54,7 @@ ALWAYS = {'jax', 'flax', 'optax', 'numpy'}
 INSIDE = {
     *('ml_dtypes', 'safetensors', 'PIL', 'orbax', 'tqdm', 'chex', 'array_record', 'sklearn'),
     *('tensorflow_datasets', 'ml_collections', 'absl', 'matplotlib', 'requests'),
+    *('starlette', 'uvicorn', 'python_multipart'),
 }
 NEVER = {'torch', 'torchvision', 'timm', 'transformers', 'tensorflow', 'tf_keras', 'keras'}
 
@@ -119,7 +125,7 @@ def breaks_outside(item: Import) -> bool:
             return False
         return item.at_head or not item.file.startswith('jax_prompt/data/')
     if top in ('ml_collections', 'absl'):
-        allowed = item.file == 'jax_prompt/runs/config.py' or room_of(item.file) == 'cli'
+        allowed = item.file == 'jax_prompt/runs/config_file.py' or room_of(item.file) == 'cli'
         return item.at_head or not allowed
     if top == 'matplotlib':
         return item.at_head or room_of(item.file) != 'report'

@@ -26,6 +26,8 @@ def _swin(width: int, depths: tuple[int, ...], first: int, window: int, size: in
 
 ARCHITECTURES: Mapping[str, Config] = {
     'vit_micro': ViTConfig(128, 6, 2, 512, 4, 32),
+    # The same network with the pooling of MAE's fine-tuning, as the 'mae' tags of the table.
+    'mae_micro': ViTConfig(128, 6, 2, 512, 4, 32, pool='mean', norm_after_pool=True),
     'swin_micro': SwinConfig(48, (2, 2, 2), (2, 4, 8), window=4, patch_size=2, image_size=32),
     'resnet_micro': ResNetConfig('basic', (1, 1, 1, 1), 32, width=32, stem='small'),
     'vit_ti16_224': _vit(192, 12, 3, 16, 224),

@@ -137,10 +137,9 @@ class Stacked(nn.Module):
 
     def _check(self, x: jax.Array, start: Cut, stop: Cut, bare_patches: bool) -> None:
         """Checks the images that enter, and that a stretch begins and ends at seams."""
-        name = type(self).__name__
+        name, size, seams = type(self).__name__, self.config.image_size, {0, *self._seams}
         if bare_patches and not self.config.spec().has_tokens:
             raise ValueError(f'a {name} has no patch embeddings; take a ViT or a Swin')
-        size, seams = self.config.image_size, {0, *self._seams}
         for cut in (start, stop):
             if 0 <= cut.block < self.config.depth and cut.block not in seams:
                 raise ValueError(

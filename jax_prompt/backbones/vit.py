@@ -113,11 +113,25 @@ class ViT(Stacked):
         return tuner.pool(place, layer_norm(x), features) if facts.needs_tokens else features
 
 
+def visible_patches(key: jax.Array, count: int, config: ViTConfig) -> jax.Array:
+    """Draws which patches of each image a training step keeps.
+
+    Args:
+      key: the key that the network gets.
+      count: B, number of images.
+      config: the ViT; `patch_drop_rate` is the share of patches that is left out.
+
+    Returns:
+      [B, kept] int32, in the order of the patches; as many for every image.
+    """
+    kept = max(1, round(config.grid**2 * (1.0 - config.patch_drop_rate)))
+    scores = jax.random.uniform(jax.random.fold_in(key, 2), (count, config.grid**2))
+    return jnp.sort(jax.lax.top_k(scores, kept)[1], axis=1)
+
+
 def _drop_patches(key: jax.Array, x: jax.Array, cfg: ViTConfig) -> jax.Array:
-    """Keeps a random subset of each image's patch tokens, as many for every image."""
-    kept = max(1, round(cfg.grid**2 * (1.0 - cfg.patch_drop_rate)))
-    scores = jax.random.uniform(jax.random.fold_in(key, 2), (x.shape[0], cfg.grid**2))
-    index = jnp.sort(jax.lax.top_k(scores, kept)[1], axis=1)[:, :, None]  # [B, kept, 1]
+    """Keeps a random subset of each image's patch tokens."""
+    index = visible_patches(key, x.shape[0], cfg)[:, :, None]  # [B, kept, 1]
     patches = jnp.take_along_axis(x[:, cfg.num_lead :], index, axis=1)
     return jnp.concatenate([x[:, : cfg.num_lead], patches], axis=1)  # [B, C + kept, D]
 

@@ -71,6 +71,15 @@ def image_pool(key: jax.Array, tokens: jax.Array, num_prompts: int, how: str = '
     Raises:
       ValueError: an image has too few tokens for P windows.
     """
+    return sample(key, pool_each(tokens, num_prompts, how), num_prompts)
+
+
+def pool_each(tokens: jax.Array, num_prompts: int, how: str) -> jax.Array:
+    """Pools each image by itself; arguments and errors as `image_pool`.
+
+    Returns:
+      [B, P, D] float32.
+    """
     tokens = tokens.astype(jnp.float32)
     batch, num_patches, width = tokens.shape
     if num_prompts < 1 or num_prompts - 1 > num_patches:
@@ -83,10 +92,9 @@ def image_pool(key: jax.Array, tokens: jax.Array, num_prompts: int, how: str = '
     window = num_patches // max(num_windows, 1)
     head = tokens[:, : num_windows * window].reshape(batch, num_windows, window, width)
     rest = num_patches % window  # 0: the last window is the whole image
-    pooled = jnp.concatenate(
+    return jnp.concatenate(
         [_reduce(head, how, axis=2), _reduce(tokens[:, -rest:], how, axis=1)[:, None]], axis=1
     )  # [B, P, D]
-    return sample(key, pooled, num_prompts)
 
 
 def sample(key: jax.Array, tokens: jax.Array, num_prompts: int) -> jax.Array:

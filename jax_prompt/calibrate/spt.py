@@ -20,7 +20,7 @@ one from k-means++ seeds; images come as given, in one view, without random augm
 """
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +29,14 @@ import numpy as np
 
 from jax_prompt.calibrate.kmeans import KMeansResult, kmeans, lloyd_stream
 from jax_prompt.calibrate.pooling import FROM_ONE_BATCH, check_count, sample_stream
+from jax_prompt.calibrate.share import from_share
 from jax_prompt.calibrate.token_source import Images, Staged, TokenSource
+from jax_prompt.calibrate.walk import Walk
 from jax_prompt.core.ranges import at_least, check_values, part
 
 CONSTRUCTIONS = (*FROM_ONE_BATCH, 'kmeans')
 LAYERS = ('own', 'first', 'last')
 SEED_TOKENS = 256  # tokens a prompt in the sample from which k-means starts
-
-MB = 2**20
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ class Calibration:
     Attributes:
       construction: how prototypes are made of tokens: 'random', 'mean', 'max' or 'kmeans'.
       fraction: share of the images that is used, drawn uniformly, in (0, 1]. With the same seed a
-        smaller share is a part of a larger one.
-      batch_size: number of images of the one random batch (random, mean, max), or of each forward
-        pass (k-means).
+        smaller share is a part of a larger one. Below 1, random, mean and max take all images of
+        the share, as Table 1 of the paper does.
+      batch_size: number of images of the one random batch (random, mean, max, with a fraction of
+        1), or of each forward pass.
       faithful: True does what the released code does: it takes the tokens of layer 0 before the
         position embedding and pools image by image (`calibrate/pooling.py`). False follows the
         paper's text.
@@ -61,7 +62,7 @@ class Calibration:
         variance.
     """
 
-    construction: str = 'mean'
+    construction: str = 'random'
     fraction: float = part(1.0)
     batch_size: int = at_least(64, 1)
     faithful: bool = False
@@ -104,7 +105,7 @@ def prototypes(
 
     Returns:
       Prompts, [L, P, D] float32 (with stages D is the widest one's, and what is past a stage's own
-      width is 0), and a report: `construction`, `road` ('batch', 'resident' or 'streamed'),
+      width is 0), and a report: `construction`, `road` ('batch', 'share', 'resident', 'streamed'),
       `held_mb` (tokens held at once, MiB), `seconds`, `num_images` and `num_tokens` (a layer) that
       were used, and of k-means for each set of prototypes `inertia`, `iterations` and `converged`,
       else empty lists. With stages: `construction`, `seconds`, and a report for each in `stages`.
@@ -125,17 +126,13 @@ def prototypes(
     share = max(1, round(calibration.fraction * len(images)))
     order = np.asarray(jax.random.permutation(share_key, len(images)))[:share]
     levels = {'own': range(num_layers), 'first': (0,), 'last': (source.depth,)}
-    one_batch = calibration.construction != 'kmeans'
-    chosen = order[: calibration.batch_size] if one_batch else np.sort(order)
-    walk = _Walk(source, images, chosen, tuple(levels[calibration.layers]), calibration)
-    build = _from_one_batch if one_batch else _from_all
+    pools = calibration.construction != 'kmeans'
+    one_batch = pools and (calibration.fraction == 1 or share <= calibration.batch_size)
+    chosen = order[: calibration.batch_size] if one_batch else order if pools else np.sort(order)
+    walk = Walk(source, images, chosen, tuple(levels[calibration.layers]), calibration)
+    build = _from_one_batch if one_batch else from_share if pools else _from_all
     values, report = build(walk, num_prompts, calibration, draw_key)  # [len(levels), P, D]
-    if not np.isfinite(values).all():
-        wrong = [walk.levels[i] for i in np.flatnonzero(~np.isfinite(values).all((1, 2)))]
-        raise ValueError(
-            f'tokens after {wrong} blocks are not finite; check the weights, and that the images '
-            'are normalised as the weights expect'
-        )
+    _check_finite(values, walk.levels)
     if calibration.layers != 'own':
         values = np.repeat(values, num_layers, axis=0)  # [L, P, D]
     report = {
@@ -146,6 +143,16 @@ def prototypes(
         'seconds': time.perf_counter() - begin,
     }
     return values, report
+
+
+def _check_finite(values: np.ndarray, levels: Sequence[int]) -> None:
+    """Raises ValueError where prototypes [levels, P, D] hold NaN or infinity."""
+    wrong = [levels[int(i)] for i in np.flatnonzero(~np.isfinite(values).all((1, 2)))]
+    if wrong:
+        raise ValueError(
+            f'tokens after {wrong} blocks are not finite; check the weights, and that the images '
+            'are normalised as the weights expect'
+        )
 
 
 def _by_stage(sources, images, num_prompts, num_layers, calibration, key):
@@ -182,7 +189,7 @@ def _from_one_batch(walk, num_prompts, calibration, key):
         real = tokens[: len(walk.chosen)]  # without the padding
         slot_key = jax.random.fold_in(key, slot)
         values.append(construct(slot_key, real, num_prompts, calibration.faithful))
-    report = {'road': 'batch', 'held_mb': walk.step_bytes / MB}
+    report = {'road': 'batch', 'held_mb': walk.in_mb(walk.step_bytes)}
     return np.stack(values), {**report, 'inertia': [], 'iterations': [], 'converged': []}
 
 
@@ -191,11 +198,11 @@ def _from_all(walk, num_prompts, calibration, key):
     num_tokens = len(walk.chosen) * walk.num_patches
     check_count(num_prompts, len(walk.chosen), walk.num_patches)
     row = walk.width * 4  # bytes of a sampled token
-    fits = calibration.budget_mb * MB // 4 // (len(walk.levels) * row)
+    fits = walk.budget // 4 // (len(walk.levels) * row)
     num_seeds = min(num_tokens, max(num_prompts, min(SEED_TOKENS * num_prompts, fits)))
     resident = walk.layer_bytes + walk.step_bytes + 2 * num_seeds * row
     streamed = walk.step_bytes + (len(walk.levels) + 1) * num_seeds * row
-    road = 'resident' if resident <= calibration.budget_mb * MB else 'streamed'
+    road = 'resident' if resident <= walk.budget else 'streamed'
     held = resident if road == 'resident' else streamed
     walk.check('one batch of tokens and the sample that seeds k-means', held)
 
@@ -215,7 +222,7 @@ def _from_all(walk, num_prompts, calibration, key):
     result = run(walk, seed, options)
     report = {
         'road': road,
-        'held_mb': held / MB,
+        'held_mb': walk.in_mb(held),
         'inertia': [float(x) for x in result.inertia],
         'iterations': [int(x) for x in result.num_iter],
         'converged': [bool(x) for x in result.converged],
@@ -259,64 +266,3 @@ def _cluster_level(walk, held, level, seed, options) -> KMeansResult:
             yield 0, tokens.reshape(-1, walk.width), walk.mask(batch)
 
     return lloyd_stream(points, seed(batches(), [slot]), **options)
-
-
-class _Walk:
-    """The way of the chosen images through the backbone, in padded batches of one size.
-
-    A level is a number of blocks passed: 0 for the tokens that enter block 0, `depth` for those
-    that leave the last one. A slot is a place in `levels`.
-    """
-
-    def __init__(self, source, images, chosen, levels, calibration):
-        self.source, self.images, self.chosen, self.levels = source, images, chosen, levels
-        self.faithful = calibration.faithful
-        self.batch_size = calibration.batch_size
-        self.budget_mb = calibration.budget_mb
-        self.num_batches = -(-len(chosen) // self.batch_size)
-        tokens = source.embed(self.read(0))  # one batch for its shape
-        patches = source.patches(tokens)
-        self.num_patches, self.width = patches.shape[1:]
-        self.layer_bytes = tokens.nbytes * self.num_batches
-        # A block's input and output, the patch tokens, and these once more as rows of points.
-        self.step_bytes = 2 * tokens.nbytes + 2 * patches.nbytes
-
-    def check(self, what: str, needed: int) -> None:
-        if needed > self.budget_mb * MB:
-            raise ValueError(
-                f'budget_mb={self.budget_mb}, but {what} take {needed / MB:.1f} MiB; raise '
-                f'budget_mb or lower batch_size={self.batch_size}'
-            )
-
-    def read(self, batch: int) -> Any:
-        """Returns the images of a batch; rows missing in the last one repeat its first image."""
-        index = self.chosen[batch * self.batch_size : (batch + 1) * self.batch_size]
-        missing = self.batch_size - len(index)
-        return self.images[np.concatenate([index, np.full(missing, index[0], index.dtype)])]
-
-    def mask(self, batch: int) -> np.ndarray:
-        """Returns which of a batch's tokens are real, [B*N] bool."""
-        real = min(self.batch_size, len(self.chosen) - batch * self.batch_size)
-        return np.arange(self.batch_size * self.num_patches) < real * self.num_patches
-
-    def at(self, level: int, batch: int, tokens: jax.Array) -> jax.Array:
-        """Returns the patch tokens [B, N, D] of a level, given all its tokens [B, T, D]."""
-        if level == 0 and self.faithful:
-            return self.source.collect_embedding(self.read(batch))
-        return self.source.patches(tokens)
-
-    def tokens(self, wanted: Collection[int]) -> Iterator[tuple[int, int, jax.Array]]:
-        """Yields (slot, batch, patch tokens [B, N, D]) of the wanted slots, batch after batch."""
-        for batch in range(self.num_batches):
-            tokens = self.source.embed(self.read(batch))
-            for level in range(max(self.levels[slot] for slot in wanted) + 1):
-                if level > 0:
-                    tokens = self.source.advance(tokens, level - 1)
-                slot = self.levels.index(level) if level in self.levels else -1
-                if slot in wanted:
-                    yield slot, batch, self.at(level, batch, tokens)
-
-    def points(self, wanted: frozenset[int]) -> Iterator[tuple[int, jax.Array, np.ndarray]]:
-        """Yields (slot, points [B*N, D], mask [B*N]) as `lloyd_stream` takes them."""
-        for slot, batch, tokens in self.tokens(wanted):
-            yield slot, tokens.reshape(-1, self.width), self.mask(batch)

@@ -20,6 +20,7 @@ COMMANDS = {
     'predict': ('jax_prompt.cli.predict', 'the most probable classes of images'),
     'pack': ('jax_prompt.cli.pack', 'a tuned task as one small file, to predict with elsewhere'),
     'export': ('jax_prompt.cli.export', "a run's network as weights, read as a plain backbone"),
+    'serve': ('jax_prompt.cli.serve', 'many tuned tasks from one backbone, over HTTP'),
     'benchmark': (
         'jax_prompt.cli.benchmark',
         'many tasks and seeds, shared by any number of machines',

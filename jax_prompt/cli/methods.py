@@ -13,7 +13,7 @@ from jax_prompt.method import Method
 from jax_prompt.methods import METHODS, check_fits
 
 # The first network of each family.
-_FAMILIES = {network.family: network for network in reversed(ARCHITECTURES.values())}
+_FAMILIES = {network.family: network for network in reversed([*ARCHITECTURES.values()])}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -43,7 +43,9 @@ def handed_split(images: Any, labels: np.ndarray | None = None, name: str = 'giv
     """
     if are_paths(images):
         given = [images] if isinstance(images, str | Path) else list(images)
-        paths = find_images(given, []) if labels is None else list(map(Path, given))
+        paths = (
+            find_images(given, []) if labels is None else [Path(one).expanduser() for one in given]
+        )
         names = [printable(str(path)) for path in paths]
         return _split(name, labels, names, lambda i: decode_image(read_file(paths[i]), names[i]))
     checked = _check(images)

@@ -38,9 +38,9 @@ def write_packed(
     labels, ends = np.asarray(split.labels, np.int32), [0]
     digest = hashlib.sha256(repr(tuple(classes)).encode() + labels.tobytes())
     with tempfile.TemporaryFile(dir=stem.parent) as room:  # the images may exceed the memory
-        for data in _encoded(split, paths):
+        for content, data in _encoded(split, paths):
             room.write(data)
-            digest.update(f'{len(data)} '.encode() + data)
+            digest.update(f'{len(content)} '.encode() + content)
             ends.append(ends[-1] + len(data))
         room.flush()
         path = stem.with_name(f'{stem.name}-{digest.hexdigest()[:12]}.npz')
@@ -57,13 +57,14 @@ def write_packed(
     return path
 
 
-def _encoded(split: Split, paths: Sequence[Path]) -> Iterator[bytes]:
+def _encoded(split: Split, paths: Sequence[Path]) -> Iterator[tuple[bytes, bytes]]:
+    """Yields each image's content, the same with every version of Pillow, and its file."""
     from PIL import Image
 
-    if paths:
-        yield from map(read_file, paths)
-        return
-    for i in range(len(split)):
-        file = io.BytesIO()
-        Image.fromarray(split.read(i)).save(file, 'PNG', compress_level=1)
-        yield file.getvalue()
+    for path in paths:
+        data = read_file(path)
+        yield data, data
+    for i in range(0 if paths else len(split)):
+        image, file = split.read(i), io.BytesIO()
+        Image.fromarray(image).save(file, 'PNG', compress_level=1)
+        yield repr(image.shape).encode() + image.tobytes(), file.getvalue()

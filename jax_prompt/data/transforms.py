@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.core.ranges import at_least, check_values, part
+from jax_prompt.data.window import KERNELS, cut_window
 
 METHODS = ('bicubic', 'bilinear', 'bilinear_tf')
 HOST_CROPS = ('squash', 'centre')
@@ -128,16 +129,20 @@ class Augment:
       scale_min: for crop='resized', least area of the window as a share of the image; the largest
         is 1.
       pad: number of pixels that reflection adds on each side before a random crop.
+      kernel: for crop='resized', how the window is resized: 'bilinear' or 'bicubic' (antialiased).
     """
 
     crop: str = 'none'
     flip: bool = False
     scale_min: float = part(0.35)
     pad: int = at_least(0, 0, 16_384)
+    kernel: str = 'bilinear'
 
     def __post_init__(self):
         if self.crop not in CROPS:
             raise ValueError(f'augment.crop is {self.crop!r}; allowed: {CROPS}')
+        if self.kernel not in KERNELS:
+            raise ValueError(f'augment.kernel is {self.kernel!r}; allowed: {tuple(KERNELS)}')
         check_values(self, 'augment.')
         if self.pad and self.crop != 'random':
             raise ValueError(f"augment.pad is {self.pad}; it goes with crop='random' only")
@@ -189,7 +194,8 @@ def _augment_one(key: jax.Array, image: jax.Array, size: int, config: Augment) -
     flip = config.flip & jax.random.bernoulli(flip_key)
     if config.crop == 'resized':
         box = _random_box(crop_key, config.scale_min)
-        return jnp.minimum(_cut(image, box, size, flip) / 255, 1.0)  # weights add up to 1 + 1e-7
+        # Bicubic weights overshoot, and bilinear ones add up to 1 + 1e-7.
+        return jnp.clip(cut_window(image, box, size, flip, config.kernel) / 255, 0.0, 1.0)
     if config.crop == 'random':
         corner = jax.random.randint(crop_key, (2,), 0, image.shape[0] - size + 1)
         image = jax.lax.dynamic_slice(image, (*corner, 0), (size, size, 3))
@@ -210,53 +216,6 @@ def _random_box(key: jax.Array, scale_min: float) -> jax.Array:
     side = jnp.where(jnp.any(fits), sides[jnp.argmax(fits)], 1.0)
     corner = jax.random.uniform(place_key, (2,)) * (1 - side)
     return jnp.concatenate([corner, side])
-
-
-def _cut(image: jax.Array, box: jax.Array, size: int, flip: jax.Array) -> jax.Array:
-    """Resizes the box (top, left, height, width; shares of the side) of an image, bilinearly.
-
-    Where the box is larger than the result, the kernel widens with it (antialias).
-
-    Args:
-      image: [S, S, 3] uint8.
-      box: [4] float32.
-      size: side of the result in pixels.
-      flip: bool scalar, whether to mirror the result.
-
-    Returns:
-      [size, size, 3] float32 in [0, 255].
-    """
-    index, weight = _taps(box[0], box[2], image.shape[0], size)  # [taps, size]
-    parts = [image[i].astype(jnp.float32) for i in index]  # taps x [size, S, 3]
-    rows = sum((x * w[:, None, None] for x, w in zip(parts, weight, strict=True)), jnp.zeros(()))
-    index, weight = _taps(box[1], box[3], image.shape[1], size)  # [taps, size]
-    index, weight = (jnp.where(flip, a[:, ::-1], a) for a in (index, weight))
-    parts = [rows[:, i] for i in index]  # taps x [size, size, 3]
-    return sum((x * w[:, None] for x, w in zip(parts, weight, strict=True)), jnp.zeros(()))
-
-
-def _taps(
-    start: jax.Array, extent: jax.Array, length: int, size: int
-) -> tuple[jax.Array, jax.Array]:
-    """Returns which stored pixels make each resulting one, and their weights.
-
-    Args:
-      start: where the window starts, as a share of the length.
-      extent: how long it is, likewise.
-      length: stored pixels.
-      size: resulting pixels.
-
-    Returns:
-      Indices [taps, size] int32 and weights [taps, size] float32 that add up to 1.
-    """
-    num_taps = math.ceil(2 * max(length / size, 1))
-    step = extent * length / size  # stored pixels a resulting one
-    radius = jnp.maximum(step, 1.0)
-    place = start * length + (jnp.arange(size) + 0.5) * step - 0.5
-    index = jnp.ceil(place - radius).astype(jnp.int32) + jnp.arange(num_taps)[:, None]
-    weight = jnp.maximum(1 - jnp.abs(place - index) / radius, 0.0)
-    weight = jnp.where((index >= 0) & (index < length), weight, 0.0)
-    return jnp.clip(index, 0, length - 1), weight / jnp.sum(weight, axis=0)
 
 
 def centre(images: jax.Array, size: int) -> jax.Array:

@@ -16,13 +16,16 @@ import numpy as np
 
 from jax_prompt.backbones.table import TABLE, Entry, find_weights
 from jax_prompt.core.checksum import hash_file, hash_tree
-from jax_prompt.core.tree import Tree, flatten, unflatten
+from jax_prompt.core.tree import Tree, flatten, split, unflatten
 from jax_prompt.data.kept import Kept
+from jax_prompt.methods import get_method
 from jax_prompt.packs.file import Pack, read_pack
-from jax_prompt.runs.backbone import build_backbone
-from jax_prompt.runs.program import build_program, init_params
+from jax_prompt.runs.backbone import LoadedBackbone, build_backbone
+from jax_prompt.runs.config import RunConfig
+from jax_prompt.runs.program import build_program, init_params, trains
 from jax_prompt.runs.restore import Restored, restore
 from jax_prompt.runs.result import measured_hash
+from jax_prompt.train.step import Program
 from jax_prompt.weights.cache import cached_file
 from jax_prompt.weights.fetch import AUTO, weights_file
 from jax_prompt.weights.identity import Identity
@@ -73,23 +76,42 @@ def load_pack(pack: Pack | str | Path, weights: str | Path | None = None) -> Res
             f'(rounded to half precision?); {name} needs them as its run had them: '
             f'{_needed(header.backbone)}'
         )
-    if list(backbone.mean) != header.result['mean'] or list(backbone.std) != header.result['std']:
-        raise ValueError(f'{name} contradicts itself: two normalisations')
-    program = build_program(config, backbone, len(header.result['classes']), config.batch_size)
+    program = check_pack(pack, config, backbone, name)
     flat = flatten(pack.tree)
-    added = jax.eval_shape(program.classifier.init_added, jax.random.key(0))
-    theirs = {path: leaf for path, leaf in flat.items() if not path.startswith('backbone/')}
-    _check_shapes(flatten(added), theirs, name)  # before a large one is made
     trainable, frozen = init_params(config, backbone, program.classifier)
     held = {key: value for key, value in frozen.items() if key != 'backbone'}
     _check_shapes(flatten(trainable) | flatten(held), flat, name)
     trainable = _filled(trainable, flat, np.asarray)
     frozen = frozen | _filled(held, flat, jnp.asarray)
-    if measured_hash(config, trainable, frozen) != header.result['trained_sha256']:
-        raise ValueError(f'{name} holds other weights than those that its run measured')
     data = header.result
     kept = Kept(data['data_fingerprint'], tuple(data['classes']), dict(data['num_examples']), {})
     return Restored(config, data, program, trainable, frozen, kept)
+
+
+def check_pack(pack: Pack, config: RunConfig, backbone: LoadedBackbone, name: str) -> Program:
+    """Builds the program of a pack, and checks that what it holds is what the program takes.
+
+    Args:
+      pack: the pack.
+      config: its configuration, on this machine's devices.
+      backbone: its backbone; the weights are not needed.
+      name: of the pack, for errors.
+
+    Raises:
+      ValueError: the pack contradicts itself.
+    """
+    result, flat = pack.header.result, flatten(pack.tree)
+    if list(backbone.mean) != result['mean'] or list(backbone.std) != result['std']:
+        raise ValueError(f'{name} contradicts itself: two normalisations')
+    program = build_program(config, backbone, len(result['classes']), config.batch_size)
+    classifier = program.classifier
+    added = jax.eval_shape(classifier.init_added, jax.random.key(0))
+    theirs = {path: leaf for path, leaf in flat.items() if not path.startswith('backbone/')}
+    _check_shapes(flatten(added), theirs, name)  # before a large one is made
+    trained, held = split(pack.tree, trains(get_method(config.method), config, classifier))
+    if measured_hash(config, trained, held) != result['trained_sha256']:
+        raise ValueError(f'{name} holds other weights than those that its run measured')
+    return program
 
 
 def find_backbone(

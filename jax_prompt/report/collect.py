@@ -10,6 +10,10 @@ from jax_prompt.core.json_file import load_object
 from jax_prompt.methods import get_method
 from jax_prompt.report.rows import Row
 
+# How prompts are built by default (`calibrate.spt.Calibration`, which a report can't import), and
+# what a label calls that.
+CALIBRATION = {'construction': 'random', 'fraction': 1.0, 'layers': 'own', 'faithful': False}
+_CALIBRATION = {name: name for name in CALIBRATION} | {'faithful': 'faithful_calibration'}
 _CHOSEN = ('lr', 'weight_decay', 'head_weight_decay', 'num_prompts')
 # Of the configuration: what a row says elsewhere, and what changes no result.
 _ELSEWHERE = (
@@ -112,10 +116,23 @@ def from_result(
 
 
 def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the method's options that differ from its defaults, of the content of config.json."""
+    """Returns what differs from the method's defaults, of the content of config.json.
+
+    These are the method's options, how its prompts are built where it is calibrated, and whether
+    prompts are frozen, so that each line of SPT's ablations is a method of its own in a report.
+    """
     method = get_method(config['method'])
     asked = {**config['tuner'], **config['transform']}
     defaults = json.loads(json.dumps({**method.options(), **method.transform_options()}))
+    if method.calibrated:
+        own = config.get('calibration', {})
+        asked |= {label: own[name] for name, label in _CALIBRATION.items() if name in own}
+        asked |= {'calibrate_data': config.get('calibrate_data', '')}
+        defaults |= {label: CALIBRATION[name] for name, label in _CALIBRATION.items()}
+        defaults |= {'calibrate_data': ''}
+    if method.has_prompts:
+        asked |= {'train_prompts': config.get('train_prompts', True)}
+        defaults |= {'train_prompts': True}
     return {name: value for name, value in asked.items() if value != defaults.get(name)}
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from jax_prompt.core.grids import edges
 from jax_prompt.report.rows import Row
 
 _BESIDE = ('trained_on', 'data', 'weights', 'benchmark')  # settings outside `hyperparameters`
@@ -63,3 +64,24 @@ def by_settings(rows: Sequence[Row]) -> dict[str, list[Row]]:
         text = ', '.join(f'{name} {settings.get(name)}' for name in names)
         found.setdefault(text, []).append(row)
     return found
+
+
+def edges_of(found: Mapping[str, Sequence[Row]]) -> dict[str, tuple[str, ...]]:
+    """Returns what searches chose at an end of their grid, 'highest lr' for example, by tasks.
+
+    Args:
+      found: the runs of each task.
+    """
+    told: dict[str, dict[str, None]] = {}
+    for task, rows in found.items():
+        for row in rows:
+            asked = row.hyperparameters
+            decays = asked.get('search_weight_decays', ())
+            grids = {
+                'lr': asked.get('search_lrs', ()),
+                'weight_decay': decays,
+                'head_weight_decay': asked.get('search_head_weight_decays') or decays,
+            }
+            for name, edge in (edges(row.chosen, grids) if asked.get('search') else {}).items():
+                told.setdefault(f'{edge} {name}', {})[task] = None
+    return {name: tuple(tasks) for name, tasks in told.items()}

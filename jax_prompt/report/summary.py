@@ -14,7 +14,7 @@ from typing import Any
 from jax_prompt.methods import METHODS
 from jax_prompt.report.papers import Groups
 from jax_prompt.report.rows import Row
-from jax_prompt.report.settings import differing, in_words
+from jax_prompt.report.settings import differing, edges_of, in_words
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class Line:
       images_per_second: of training, likewise.
       peak_memory_mb: likewise.
       seeds: '3', or '1-3' where tasks differ.
+      edges: what the search chose at an end of its grid, 'highest lr' for example, with the tasks
+        where it did.
     """
 
     label: str
@@ -93,6 +95,7 @@ class Line:
     images_per_second: Cell = Cell()
     peak_memory_mb: Cell = Cell()
     seeds: str = ''
+    edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def belonging(rows: Iterable[Row], groups: Groups, benchmark: str) -> list[Row]:
@@ -214,6 +217,7 @@ def _line(
         images_per_second=overall(lambda r: r.images_per_second),
         peak_memory_mb=overall(lambda r: r.peak_memory_mb),
         seeds='-'.join(str(count) for count in dict.fromkeys((counts[0], counts[-1]))),
+        edges=edges_of({task: rows for task, (rows, _) in clean.items()}),
     )
 
 

@@ -126,7 +126,14 @@ def _summary(name: str, title: str, lines: Sequence[Line], groups: Groups, refer
     if paper:
         notes = ['Test accuracy in %. * computed from the figures of the same paper.']
     notes += _mixed(lines, lambda line: (*line.groups.values(), line.mean))
+    notes += [_at_edge(line) for line in lines if line.edges]
     return Table(name, f'{title}: means of groups', head, tuple(body), tuple(notes))
+
+
+def _at_edge(line: Line) -> str:
+    """Says where a search chose the end of a grid, so that a better value may lie beyond."""
+    parts = [f'the {name} of its grid on {", ".join(on)}' for name, on in line.edges.items()]
+    return f'The search of {line.label} chose {"; ".join(parts)}: a better value may lie beyond.'
 
 
 def _bare(cell: Cell, digits: int) -> str:

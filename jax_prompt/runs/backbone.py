@@ -9,6 +9,7 @@ from jax_prompt.backbones.table import lookup
 from jax_prompt.core.tree import Tree
 from jax_prompt.methods import get_method
 from jax_prompt.runs.config import RunConfig
+from jax_prompt.weights.fresh import fresh_norm
 from jax_prompt.weights.load import Identity, load_weights
 
 
@@ -69,6 +70,9 @@ def build_backbone(config: RunConfig, recorded: Identity | None = None) -> Loade
             raise ValueError(report.unsettled)
         network, identity, skipped = report.config, report.identity, report.skipped
         notes = report.notes
+        if options.norm == 'fresh':
+            tree = fresh_norm(tree)
+            notes = (*notes, "the file's final norm is replaced by a fresh one (model.norm)")
         mean, std = identity.mean, identity.std
     elif config.weights:
         raise ValueError(

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jax_prompt.backbones.table import lookup
+from jax_prompt.calibrate.spt import Calibration
 from jax_prompt.core.ranges import KINDS, at_least, check_values, seed
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS, check_fits, get_method
-from jax_prompt.calibrate.spt import Calibration
-from jax_prompt.train.optim import Hyper, Optim, check_warmup
-from jax_prompt.train.options import Engine, Input, Model
 from jax_prompt.runs.prune import Prune
 from jax_prompt.search.sizing import Population
+from jax_prompt.train.masked import Masked
+from jax_prompt.train.optim import Hyper, Optim, check_warmup
+from jax_prompt.train.options import Engine, Input, Model
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,14 @@ class RunConfig:
       head_weight_decay: weight decay of the head's kernel.
       epochs: number of passes over the training split.
       batch_size: number of images of a step, over all devices.
+      drop_last: True leaves a short last batch out of each epoch, as SPT's code does.
       seed: seed of everything random.
       search: True chooses lr on the validation split, and weight decay and P if they have grids.
       search_lrs: learning rates that the search tries.
       search_weight_decays: weight decays that the search tries; each applies to the head's kernel
         too, as in VPT's protocol; (): `weight_decay` and `head_weight_decay` as they are.
+      search_head_weight_decays: weight decays of the head's kernel that the search tries, where
+        these have a grid of their own (SPT); (): as above.
       search_num_prompts: numbers of prompts that the search tries; (): `num_prompts`. A candidate
         with P prompts starts as a run with only that P would start.
       search_epochs: number of epochs of each candidate; 0: `epochs`.
@@ -60,6 +64,7 @@ class RunConfig:
       tuner: options of the method (docs/methods.md).
       transform: options of the method's own training rule (LION's robust training).
       prune: how much is pruned between a first and a second training (E2VPT).
+      masked: the decoder, in pretraining as a masked autoencoder.
       population: how the candidates of the search train.
     """
 
@@ -75,10 +80,12 @@ class RunConfig:
     head_weight_decay: float = at_least(0.0)
     epochs: int = at_least(10, 1)
     batch_size: int = at_least(32, 1)
+    drop_last: bool = False
     seed: int = seed()
     search: bool = True
     search_lrs: tuple[float, ...] = at_least(())
     search_weight_decays: tuple[float, ...] = at_least(())
+    search_head_weight_decays: tuple[float, ...] = at_least(())
     search_num_prompts: tuple[int, ...] = at_least((), 0, 10_000)
     search_epochs: int = at_least(0)
     refit: bool = True
@@ -89,6 +96,7 @@ class RunConfig:
     transform: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration = field(default_factory=Calibration)
     prune: Prune = field(default_factory=Prune)
+    masked: Masked = field(default_factory=Masked)
     population: Population = field(default_factory=Population)
     optim: Optim = field(default_factory=Optim)
     augment: Augment = field(default_factory=Augment)
@@ -120,6 +128,9 @@ class RunConfig:
             raise ValueError(
                 f'prune is set, but method {self.method} has nothing to prune; allowed: e2vpt'
             )
+        everything = self.method in ('full', 'retrain')
+        share, clip = self.model.patch_drop_rate, self.optim.clip_norm
+        self.masked.check(network.family, share, clip, everything)
         if self.search and self.search_epochs and not self.refit:
             raise ValueError(
                 'refit=False tests the chosen candidate as it is, so search_epochs '
@@ -132,7 +143,7 @@ class RunConfig:
         for epochs in {self.epochs, self.search_epochs if self.search else 0} - {0}:
             check_warmup(self.optim, epochs)
         self.population.check(self.search_epochs or self.epochs)
-        for name in ('search_lrs', 'search_weight_decays'):
+        for name in ('search_lrs', 'search_weight_decays', 'search_head_weight_decays'):
             grid = getattr(self, name)
             if len({f'{v:g}' for v in grid}) < len(grid):
                 raise ValueError(f'{name} is {grid}; allowed: different values')
@@ -158,16 +169,33 @@ class RunConfig:
     def candidates(self) -> dict[str, tuple[Hyper, int]]:
         """The candidates of the search by name, each with its P.
 
-        Names are 'lr_0.01', with '_wd_0.001' and '_p_10' after it where these have a grid.
+        Names are 'lr_0.01', with '_wd_0.001', '_hwd_0.5' and '_p_10' after it where these have a
+        grid.
         """
         hypers = {f'lr_{lr:g}': self.hyper._replace(lr=lr) for lr in self.search_lrs}
         if self.search_weight_decays:
             grid = itertools.product(self.search_lrs, self.search_weight_decays)
             hypers = {f'lr_{lr:g}_wd_{wd:g}': Hyper(lr, wd, wd) for lr, wd in grid}
+        if self.search_head_weight_decays:
+            heads = itertools.product(hypers.items(), self.search_head_weight_decays)
+            hypers = {
+                f'{name}_hwd_{wd:g}': hyper._replace(head_weight_decay=wd)
+                for (name, hyper), wd in heads
+            }
         if not self.search_num_prompts:
             return {name: (hyper, self.num_prompts) for name, hyper in hypers.items()}
         pairs = itertools.product(hypers.items(), self.search_num_prompts)
         return {f'{name}_p_{count}': (hyper, count) for (name, hyper), count in pairs}
+
+    @property
+    def grids(self) -> dict[str, tuple[float, ...]]:
+        """The grids of the search, by the names under which its candidates have their values."""
+        decays = self.search_weight_decays
+        return {
+            'lr': self.search_lrs,
+            'weight_decay': decays,
+            'head_weight_decay': self.search_head_weight_decays or decays,
+        }
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -247,38 +275,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, 'items'):
         return {name: _plain(one) for name, one in value.items()}
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
-
-
-def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
-    """Parses a config's argument 'k=v,k=v' over defaults.
-
-    Raises:
-      ValueError: a key that the config does not take.
-    """
-    out = dict(defaults)
-    for part in (arg or '').split(','):
-        if not part:
-            continue
-        name, equals, value = part.partition('=')
-        if not equals or name not in defaults:
-            raise ValueError(
-                f'{part!r} in the config argument; allowed: {sorted(defaults)} as k=v,k=v'
-            )
-        out[name] = value
-    return out
-
-
-def to_config_dict(config: RunConfig) -> Any:
-    """Returns the locked ConfigDict of a RunConfig, for `get_config` in configs/."""
-    from ml_collections import ConfigDict
-
-    method = get_method(config.method)
-    values = config.to_dict() | {
-        'tuner': {**method.settable(), **config.tuner},
-        'transform': {**method.transform_options(), **config.transform},
-    }
-    names = ('search_lrs', 'search_weight_decays', 'search_num_prompts')
-    values |= {name: tuple(values[name]) for name in names}
-    if not method.has_prompts:  # a key that does nothing is none
-        del values['num_prompts'], values['search_num_prompts']
-    return ConfigDict(values).lock()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from jax_prompt.core.grids import edges
 from jax_prompt.methods import get_method
 from jax_prompt.runs.ahead import images_after
 from jax_prompt.runs.prepare import Prepared, Start
@@ -12,7 +13,6 @@ from jax_prompt.search.search import Candidate, Chosen, Search
 from jax_prompt.train.job import Data, Fit, Job
 from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.loop import fit
-from jax_prompt.train.mesh import replicate
 from jax_prompt.train.optim import Hyper
 
 
@@ -56,6 +56,8 @@ def search_candidates(prepared: Prepared) -> tuple[Chosen, Trained]:
         candidates[name] = Candidate(job, start.trainable, start.frozen, shown)
     chosen = Search(candidates, prepared.workdir / 'search', config.population, prepared.say).run()
     name = chosen.name
+    for value, edge in edges(chosen.row, config.grids).items():
+        prepared.say(f'search: {value} is the {edge} of its grid; a better one may lie beyond')
     return chosen, Trained(
         job=candidates[name].job,
         start=starts[name],
@@ -133,5 +135,5 @@ def _train(
     val: Data | None,
 ) -> Trained:
     job = prepared.job(name, directory, start, hyper, train, val)
-    done = fit(job, replicate(start.trainable, job.program.mesh), start.frozen)
+    done = fit(job, start.trainable, start.frozen)
     return Trained(job, start, done, directory, [], done.earlier_seconds)

@@ -8,17 +8,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_prompt.data.subset_names import may_refit
 from jax_prompt.data.image_cache import StoredImages, cached_images
 from jax_prompt.data.loader import Stream, load_arrays
 from jax_prompt.data.open import Source, Split, check, open_source
 from jax_prompt.data.source import Unreadable, concatenate
 from jax_prompt.data.stored import Streamed
+from jax_prompt.data.subset_names import may_refit
 from jax_prompt.data.twins import shared_images
-from jax_prompt.runs.program import run_mesh
 from jax_prompt.runs.config import RunConfig
-from jax_prompt.train.mesh import SharedStream
+from jax_prompt.runs.program import run_mesh
 from jax_prompt.train.job import Data
+from jax_prompt.train.mesh import SharedStream
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def load_split(config: RunConfig, data: Split, image_size: int) -> Data:
     options, size = config.input, store_size(config, image_size)
     if options.image_cache and data.identity:
         return _load_cached(config, data, [data], image_size)
-    view = _view(config, image_size)
+    view = stored_view(config, image_size)
     if _fits(config, len(data), size):
         arrays = load_arrays(data, size, workers=options.workers, **view)
         return Data(arrays.images, arrays.labels)
@@ -95,7 +95,7 @@ def load_splits(config: RunConfig, splits: Mapping[str, Split], image_size: int)
     return out
 
 
-def _view(config: RunConfig, image_size: int) -> dict[str, Any]:
+def stored_view(config: RunConfig, image_size: int) -> dict[str, Any]:
     """Returns how images are resized to the stored size."""
     larger = store_size(config, image_size) > image_size
     # A larger stored image already holds the margin that evaluation's centre crop cuts off.
@@ -116,7 +116,7 @@ def _shared(config: RunConfig, stream: Any) -> Any:
 def _load_cached(config: RunConfig, data: Split, splits: list[Split], image_size: int) -> Data:
     """Loads splits, one after the other, from the image cache: `data` is their concatenation."""
     options, size = config.input, store_size(config, image_size)
-    folder, view = Path(options.image_cache).expanduser(), _view(config, image_size)
+    folder, view = Path(options.image_cache).expanduser(), stored_view(config, image_size)
     parts = [cached_images(folder, one, size, workers=options.workers, **view) for one in splits]
     labels = np.asarray(data.labels, np.int32)
     if _fits(config, len(data), size):

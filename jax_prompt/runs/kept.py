@@ -11,8 +11,8 @@ from jax_prompt.data.labelled import open_labelled
 from jax_prompt.data.open import folder_of
 from jax_prompt.data.source import Source, Split
 from jax_prompt.runs.config import RunConfig
-from jax_prompt.train.processes import from_primary
 from jax_prompt.runs.inputs import open_data
+from jax_prompt.train.processes import from_primary
 
 _NAME = 'split.json.gz'
 # Where none of these is, nothing was trained yet.

@@ -220,7 +220,9 @@ def _on_one(tree: Any) -> int:
 
     def held(leaf: Any) -> int:
         size = int(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=np.int64))
-        return size * (8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize)
+        return size * (
+            8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
+        )
 
     return sum(map(held, jax.tree.leaves(tree)))
 

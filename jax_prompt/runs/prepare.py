@@ -4,7 +4,6 @@
 tests. A run that is restored starts from the same functions (`initial`).
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from jax_prompt.runs.prefix import make_prefix
 from jax_prompt.runs.program import build_program, init_added, init_params, run_mesh, trains
 from jax_prompt.runs.prompts import prototypes_path, run_prototypes
 from jax_prompt.train.job import Data, Job
+from jax_prompt.train.members import num_steps
 from jax_prompt.train.mesh import split_frozen
 from jax_prompt.train.optim import Hyper, check_warmup
 from jax_prompt.train.step import Program
@@ -112,7 +112,7 @@ class Prepared:
         """
         config = self.config
         epochs = epochs or config.epochs
-        steps = math.ceil(len(train.labels) / config.batch_size)
+        steps = num_steps(len(train.labels), config.batch_size, config.drop_last)
         check_warmup(config.optim, epochs, steps)
         return Job(
             name=name,
@@ -246,7 +246,7 @@ def _from_the_cut(
     shared, moved = prefix.frozen_after(shared), {}
     for number, start in starts.items():
         program = replace(start.program, start=prefix.cut)
-        # One tree where nothing but the backbone is frozen: candidates that share it train together.
+        # Candidates that share this very tree can train side by side.
         fixed = split_frozen(start.fixed, first.mesh) if start.fixed else {}
         frozen = {**shared, **fixed} if fixed else shared
         moved[number] = replace(start, program=program, frozen=frozen)

@@ -1,6 +1,5 @@
 """The training program of a run, and the initial values of what it trains."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,12 +11,14 @@ from jax.sharding import Mesh
 
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.families import family_of
-from jax_prompt.method import Method
 from jax_prompt.core.tree import Tree, split
+from jax_prompt.method import Method
 from jax_prompt.methods import get_method
 from jax_prompt.model import Classifier, build_classifier
 from jax_prompt.runs.backbone import LoadedBackbone, with_settings
 from jax_prompt.runs.config import RunConfig
+from jax_prompt.train.masked import as_masked
+from jax_prompt.train.members import num_steps
 from jax_prompt.train.memory import StepPlan, plan_step
 from jax_prompt.train.mesh import data_mesh
 from jax_prompt.train.step import Program
@@ -47,13 +48,14 @@ def build_program(
         method,
         num_classes,
         head_std=config.model.head_std,
+        head_init=config.model.head_init,
         **config.tuner_options,
     )
-    return Program(
+    program = Program(
         classifier=classifier,
         optim=config.optim,
         epochs=config.epochs,
-        steps_per_epoch=math.ceil(count / config.batch_size),
+        steps_per_epoch=num_steps(count, config.batch_size, config.drop_last),
         augment=config.augment,
         image_size=network.image_size,
         mean=backbone.mean,
@@ -63,6 +65,7 @@ def build_program(
         mesh=run_mesh(config, devices),
         micro_batch=plan.micro_batch,
     )
+    return as_masked(program, config.masked) if config.masked.active else program
 
 
 def _plan(
@@ -114,7 +117,9 @@ def trains(method: Method, config: RunConfig, classifier: Classifier) -> Any:
     return predicate
 
 
-def init_params(config: RunConfig, backbone: LoadedBackbone, classifier: Classifier) -> tuple[Tree, Tree]:
+def init_params(
+    config: RunConfig, backbone: LoadedBackbone, classifier: Classifier
+) -> tuple[Tree, Tree]:
     """Returns the initial (trainable, frozen) trees on the device, prompts not calibrated."""
     trained = trains(get_method(config.method), config, classifier)
     kept = partial(jnp.asarray, dtype=config.model.frozen_dtype)

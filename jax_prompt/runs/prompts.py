@@ -8,17 +8,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_prompt.calibrate.spt import prototypes
+from jax_prompt.calibrate.tokens import BackboneTokens, StreamedImages
 from jax_prompt.core.files import whole_file
 from jax_prompt.core.npz import is_whole, read_npz
 from jax_prompt.core.tree import Tree
 from jax_prompt.data.stored import Streamed
-from jax_prompt.calibrate.spt import prototypes
 from jax_prompt.runs.config import RunConfig
-from jax_prompt.train.processes import from_primary, is_primary, share
-from jax_prompt.train.mesh import SharedStream
 from jax_prompt.runs.inputs import load_split, open_data
+from jax_prompt.train.mesh import SharedStream
+from jax_prompt.train.processes import from_primary, is_primary, share
 from jax_prompt.train.step import Program
-from jax_prompt.calibrate.tokens import BackboneTokens, StreamedImages
 
 
 def prototypes_path(config: RunConfig, workdir: Path) -> Path:

@@ -20,17 +20,17 @@ from jax_prompt.data.open import Split
 from jax_prompt.evals.classify import evaluate, forward, require_finite
 from jax_prompt.methods import get_method
 from jax_prompt.runs.backbone import build_backbone
-from jax_prompt.runs.prepare import initial
-from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jax_prompt.runs.config import RunConfig, resolve
+from jax_prompt.runs.inputs import load_split
 from jax_prompt.runs.kept import kept_of, open_evaluated
 from jax_prompt.runs.paths import absolute_path
+from jax_prompt.runs.prepare import initial
 from jax_prompt.runs.prompts import prototypes_path
 from jax_prompt.runs.result import measured_hash
-from jax_prompt.runs.inputs import load_split
+from jax_prompt.runs.workdir import RESULT_AGAIN
+from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jax_prompt.train.compiled import make_logits
 from jax_prompt.train.step import Program, TrainState
-from jax_prompt.runs.workdir import RESULT_AGAIN
 from jax_prompt.weights.fetch import AUTO
 from jax_prompt.weights.identity import Identity
 
@@ -187,8 +187,8 @@ def _with_weights(config: RunConfig, weights: str) -> RunConfig:
 
 
 _MEASURE_ANEW = (
-    'Remove result.json and start jax-prompt train again on this --workdir: it goes on from what is '
-    'whole and comes to the same bits'
+    'Remove result.json and start jax-prompt train again on this --workdir: it goes on from what '
+    'is whole and comes to the same bits'
 )
 
 

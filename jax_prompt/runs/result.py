@@ -10,8 +10,8 @@ from typing import Any
 import jax
 
 import jax_prompt
-from jax_prompt.core.tree import Tree
 from jax_prompt.core.checksum import hash_tree
+from jax_prompt.core.tree import Tree
 from jax_prompt.runs.config import RunConfig
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jax_prompt.core.grids import edges
 from jax_prompt.core.tree import count
 from jax_prompt.methods import get_method
 from jax_prompt.runs.config import RunConfig
@@ -134,6 +135,7 @@ def _describe(prepared: Prepared, trained: Trained, seconds: float) -> dict[str,
         **trained.hyper._asdict(),
         **({'num_prompts': start.num_prompts} if has_prompts else {}),
         'search': trained.searched,
+        'at_edge': edges(trained.hyper._asdict(), config.grids) if config.search else {},
         'trained_on': 'train' if trained.job.val else 'train+val',
         'seconds_total': seconds,
         'images_per_second': done.images_per_second,

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+
 def tpu_slice(name: str) -> Sequence[Any]:
     """Returns the devices of a slice, 'v5e:4x4' for example.
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from jax_prompt.core.json_file import load_object
-from jax_prompt.core.lease import Lease, read_tenure, acquire
+from jax_prompt.core.lease import Lease, acquire, read_tenure
 from jax_prompt.runs.config import RunConfig
-from jax_prompt.train.processes import from_primary, is_primary
-from jax_prompt.train.log import read_json, write_json
 from jax_prompt.runs.paths import PATHS, absolute
 from jax_prompt.train.job import NonFiniteLoss, Unconverged
+from jax_prompt.train.log import read_json, write_json
+from jax_prompt.train.processes import from_primary, is_primary
 
 # A run may go on with other devices than it began with, and other checkpoints.
 _FREE = ('engine.num_devices', 'engine.fsdp', 'engine.checkpoint_seconds')
@@ -43,7 +43,9 @@ _KEYS = {'data', 'backbone', 'method'}  # of a run's config.json
 _CONFIG_BACK = 'put it back from a copy, or take another --workdir'
 
 # The way out of a damaged result.json.
-RESULT_AGAIN = 'remove it and start jax-prompt train again: it is made anew from the last checkpoint'
+RESULT_AGAIN = (
+    'remove it and start jax-prompt train again: it is made anew from the last checkpoint'
+)
 
 
 def open_workdir(config: RunConfig, workdir: Path) -> dict[str, Any] | None:

@@ -13,24 +13,30 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from jax_prompt.model import Classifier
 from jax_prompt.train.step import Program
 
 
 def obstacle(programs: Sequence[Program]) -> str:
     """Returns why trainings that differ in prompts can't share a program; '' where they can."""
-    classifier = programs[0].classifier
-    config: Any = classifier.backbone.config
-    if reason := classifier.facts.mask_obstacle:
+    config: Any = programs[0].classifier.backbone.config
+    if reason := mask_obstacle(programs[0].classifier):
         return reason
-    if not classifier.spec.masks_prompts:
-        return f'a {classifier.spec.family} does not mask prompts'
-    if config.pool == 'mean_prompts':
-        return 'prompts are pooled'
     if len({program.micro_batch for program in programs}) > 1 and (
         config.drop_path_rate or config.patch_drop_rate
     ):
         return 'what is dropped is drawn part by part, and parts of a batch differ'
     return ''
+
+
+def mask_obstacle(classifier: Classifier) -> str:
+    """Returns why prompts past a length can't be left out exactly; '' where they can."""
+    config: Any = classifier.backbone.config
+    if reason := classifier.facts.mask_obstacle:
+        return reason
+    if not classifier.spec.masks_prompts:
+        return f'a {classifier.spec.family} does not mask prompts'
+    return 'prompts are pooled' if config.pool == 'mean_prompts' else ''
 
 
 def lengthened(program: Program, longest: Program) -> Program:

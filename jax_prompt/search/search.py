@@ -176,10 +176,11 @@ class Search:
         return rungs[str(epoch)]['kept']
 
     def _merit(self, name: str, val: float | None) -> tuple[float, ...]:
-        """Orders candidates by val; ties go to the smaller rate, decay and number of prompts."""
+        """Orders candidates by val; ties go to the smaller rate, decays and number of prompts."""
         one = self.candidates[name]
         hyper, count = one.job.hyper, one.num_prompts or 0
-        return (val or 0.0, -float(hyper.lr), -float(hyper.weight_decay), -count)
+        decays = -float(hyper.weight_decay), -float(hyper.head_weight_decay)
+        return (val or 0.0, -float(hyper.lr), *decays, -count)
 
     def _train(self, names: Sequence[str], until: int) -> None:
         """Trains those without a row to the end of an epoch; who fails gets its row."""

@@ -140,6 +140,15 @@ def named_task(task: str) -> Task | None:
         return None
 
 
+def run_keys(text: str) -> str:
+    """Returns an error of a run with the keys that the run's settings have in a benchmark.
+
+    >>> run_keys('pass it as --config.weights=FILE')
+    'pass it as --config.run.weights=FILE'
+    """
+    return re.sub(r'--config\.(?!run\.)', '--config.run.', text)
+
+
 def _slug(text: str) -> str:
     return re.sub(r'[^A-Za-z0-9_.]+', '_', text).strip('._')
 
@@ -223,7 +232,10 @@ def check_ready(benchmark: Benchmark, root: Path) -> None:
     check_renames(root)
     check_tests(benchmark)
     if get_method(benchmark.run.method).pretrained:
-        weights_file(benchmark.run.backbone, benchmark.run.weights)
+        try:
+            weights_file(benchmark.run.backbone, benchmark.run.weights)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(run_keys(str(error))) from error
 
 
 def check_tests(benchmark: Benchmark) -> None:

@@ -27,6 +27,7 @@ from jax_prompt.suite.suite import (
     check_ready,
     named_task,
     read_failure,
+    run_keys,
     standing,
     units_of,
 )
@@ -198,7 +199,7 @@ class Worker:
             text = traceback.format_exc()
             if lease.held():
                 write_text(lease.directory / 'traceback.txt', text)
-            reason = ' '.join(str(error).split())[:500]
+            reason = run_keys(' '.join(str(error).split()))[:1000]
             return {'kind': type(error).__name__, 'reason': f'{type(error).__name__}: {reason}'}
 
     def _fail(self, unit: Unit, lease: Lease, why: dict[str, str]) -> None:
@@ -287,8 +288,7 @@ class Worker:
             except (ValueError, OSError):  # the run will say what is wrong
                 return ''
             if state.state in (preflight.MISSING, preflight.CONVERT):
-                todo = '; '.join(state.todo)
-                self.missing[task] = f'data missing: {state.detail}; {todo}'
+                self.missing[task] = f'data missing: {state.detail}; {"; ".join(state.todo)}'
         return self.missing[task]
 
 

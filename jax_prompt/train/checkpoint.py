@@ -11,6 +11,7 @@ What trains lies whole on every device, so process 0 of several writes it alone 
 others on restoring: a checkpoint knows nothing of devices, processes or meshes.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,9 @@ class Checkpoints:
             return
         if step in self._manager.all_steps():
             self._manager.delete(step)
+        # What a kill left of a save. Orbax would warn of the same step's and keep the others'.
+        for left in self._directory.glob('*.orbax-checkpoint-tmp'):
+            shutil.rmtree(left)
         tree = jax.tree.map(np.asarray, tree)
         sealed = {'info': info, 'sha256': hash_tree(tree, info)}
         args = self._ocp.args.Composite(

@@ -132,7 +132,8 @@ class _Training:
     def run(self) -> None:
         """Trains to the last epoch, as long as a member lives."""
         job, jobs, steps = self.job, self.members.jobs, self.program.steps_per_epoch
-        step, total = int(self.state.step), len(job.train.labels)
+        # Images of an epoch: a short last batch may be left out.
+        step, total = int(self.state.step), min(len(job.train.labels), steps * job.batch_size)
         name = job.name if len(jobs) == 1 else f'{job.name} and {len(jobs) - 1} more'
         images, after = len(jobs) * job.last_epoch * total, min(one.after for one in jobs)
         progress = Progress(name, images, job.quiet, after)

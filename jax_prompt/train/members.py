@@ -116,7 +116,8 @@ class Members:
     def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns an epoch's index rows, [steps, B] or [steps, S, B], and weights [steps, B]."""
         count, size = len(self.job.train.labels), self.job.batch_size
-        orders = [epoch_order(key, epoch, count, size) for key in self.order_keys]
+        steps = self.program.steps_per_epoch
+        orders = [epoch_order(key, epoch, count, size, steps) for key in self.order_keys]
         rows = orders[0][0] if self.shared else np.stack([one[0] for one in orders], axis=1)
         return rows, orders[0][1]
 
@@ -211,20 +212,42 @@ def _part_of(tree: Any, index: int) -> Any:
     return jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[index]), tree)
 
 
+def num_steps(count: int, batch_size: int, drop_last: bool) -> int:
+    """Returns the steps of an epoch of `count` images.
+
+    Args:
+      count: images of an epoch.
+      batch_size: images a step.
+      drop_last: whether a short last batch is left out.
+
+    Raises:
+      ValueError: nothing would be left.
+    """
+    if not drop_last:
+        return math.ceil(count / batch_size)
+    if count < batch_size:
+        raise ValueError(
+            f'drop_last leaves out a short batch, and {count} training images are fewer than '
+            f'batch_size {batch_size}; set drop_last=False or a smaller batch_size'
+        )
+    return count // batch_size
+
+
 def epoch_order(
-    key: jax.Array, epoch: int, count: int, batch_size: int
+    key: jax.Array, epoch: int, count: int, batch_size: int, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the shuffled index rows [steps, B] int32 and weights [steps, B] float32 of an epoch.
 
     Each example comes once; the last row is filled up with the epoch's first, once more, at weight
     0. They count for nothing, but are images like any: what is taken over the whole batch (batch
-    norms in `full`) sees a fair sample of the set.
+    norms in `full`) sees a fair sample of the set. With fewer steps than that takes (`num_steps`),
+    the last of the shuffled examples are left out of this epoch.
     """
-    steps = math.ceil(count / batch_size)
     order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), count), np.int32)
-    fill = steps * batch_size - count
+    order = order[: steps * batch_size]
+    fill = steps * batch_size - len(order)
     rows = np.concatenate([order, np.resize(order, fill)]).reshape(steps, batch_size)
-    weights = np.concatenate([np.ones(count, np.float32), np.zeros(fill, np.float32)])
+    weights = np.concatenate([np.ones(len(order), np.float32), np.zeros(fill, np.float32)])
     return rows, weights.reshape(steps, batch_size)
 
 

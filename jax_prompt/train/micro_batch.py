@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 from jax_prompt.core.tree import Tree
@@ -83,13 +84,16 @@ def map_parts(
     Args:
       function: maps leaves [b, ...] to [b, ...].
       x: leaves [B, ...].
-      micro_batch: most images of a part; 0: all.
+      micro_batch: most images of a part; 0: all. A batch of symbolic size, as of a program that is
+        exported, is computed whole.
       devices: devices that share the batch, and each part of it.
 
     Returns:
       [B, ...].
     """
-    parts = number_of_parts(len(jax.tree.leaves(x)[0]), micro_batch, devices)
+    size = jax.tree.leaves(x)[0].shape[0]
+    known = not jax.export.is_symbolic_dim(size)
+    parts = number_of_parts(size, micro_batch, devices) if known else 1
     if parts == 1:
         return function(x)
     return _join(jax.lax.map(function, _cut(x, parts)))

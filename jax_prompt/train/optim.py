@@ -48,6 +48,8 @@ class Optim:
       ema_decay: decay of a moving average of the weights, which is then evaluated instead of the
         last weights; 0: no average.
       label_smoothing: share of the target that is spread over all classes.
+      decay_all: True lets weight decay act on all trained leaves but the head's bias, as VPT's code
+        does; False leaves out biases, norms, scales and positions.
     """
 
     name: str = 'adamw'
@@ -60,6 +62,7 @@ class Optim:
     clip_norm: float = at_least(0.0)
     ema_decay: float = share(0.0)
     label_smoothing: float = share(0.0)
+    decay_all: bool = False
 
     def __post_init__(self):
         if self.name not in ('sgd', 'adamw'):
@@ -130,16 +133,16 @@ def make_optimizer(
       transform: wraps the whole optimizer.
     """
 
-    def group(decay: jax.Array | float) -> optax.GradientTransformation:
-        decayed = optax.add_decayed_weights(decay, mask=_decays)
+    def group(decay: jax.Array | float, every: bool) -> optax.GradientTransformation:
+        decayed = optax.add_decayed_weights(decay, mask=None if every else _decays)
         if optim.name == 'sgd':
             return optax.chain(decayed, optax.trace(optim.momentum))
         return optax.chain(optax.scale_by_adam(optim.b1, optim.b2), decayed)
 
     groups = {
-        'tuner': group(hyper.weight_decay),
-        'backbone': group(hyper.weight_decay),
-        'head': group(hyper.head_weight_decay),
+        'tuner': group(hyper.weight_decay, optim.decay_all),
+        'backbone': group(hyper.weight_decay, optim.decay_all),
+        'head': group(hyper.head_weight_decay, False),
     }
 
     def rate(step: jax.Array) -> jax.Array:

@@ -59,6 +59,10 @@ class Model:
       drop_path_rate: rate of stochastic depth in training.
       patch_drop_rate: share of patches that are left out in training.
       head_std: standard deviation of the head's initial weights.
+      head_init: how the head starts: 'normal' (with `head_std`, bias 0) or 'kaiming' (VPT's code:
+        variance 2 / classes, bias -log(99)).
+      norm: final norm of the backbone: '' as in the file, or 'fresh' (scale 1, bias 0, frozen: what
+        VPT's code does with MAE's weights).
       mean: mean that normalises images in [0, 1], by channel; (): that of the weights.
       std: standard deviation that normalises images in [0, 1], by channel; (): that of the weights.
     """
@@ -71,11 +75,16 @@ class Model:
     drop_path_rate: float = share(0.0)
     patch_drop_rate: float = share(0.0)
     head_std: float = at_least(0.02)
+    head_init: str = 'normal'
+    norm: str = ''
     mean: tuple[float, ...] = real(())
     std: tuple[float, ...] = positive(())
 
     def __post_init__(self):
         check_values(self, 'model.')
+        for name, allowed in (('head_init', ('normal', 'kaiming')), ('norm', ('', 'fresh'))):
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f'model.{name} is {value!r}; allowed: {allowed}')
         for name in ('mean', 'std'):
             if len(getattr(self, name)) not in (0, 3):
                 raise ValueError(

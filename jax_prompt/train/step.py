@@ -190,6 +190,7 @@ class Program:
         share = optax.tree.get(after.opt_state, 'critical_share')
         if share is not None:
             metrics['critical_share'] = share
+        after = after._replace(step=state.step + 1)
         return self._skip(state, after, metrics) if self.skip_nonfinite else (after, metrics)
 
     def _gradients(
@@ -209,10 +210,7 @@ class Program:
             x, raw, labels, weights = part
             options: dict[str, Any] = {'start': self.start, 'raw': raw, 'probes': probes}
             with in_context(self.mesh):
-                logits = self.classifier.apply(
-                    merge(trainable, frozen), x, key=key, train=True, **options
-                )
-            losses = cross_entropy(logits, labels, self.optim.label_smoothing)
+                losses, logits = self.losses(merge(trainable, frozen), x, labels, key, options)
             hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
             loss = jnp.sum(losses * weights) / jnp.maximum(total, 1.0)
             return loss, jnp.sum(hits * weights)
@@ -228,13 +226,31 @@ class Program:
         )
 
     def _update(self, state: TrainState, grads: Tree, hyper: Hyper) -> TrainState:
-        """Returns the state after a step with these gradients."""
+        """Returns the state after a step with these gradients, but for its number."""
         updates, opt_state = self.optimizer(hyper).update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         ema = state.ema
         if self.optim.ema_decay:
             ema = optax.incremental_update(trainable, ema, 1.0 - self.optim.ema_decay)
-        return TrainState(state.step + 1, trainable, opt_state, ema)
+        return TrainState(state.step, trainable, opt_state, ema)
+
+    def losses(
+        self, params: Tree, x: jax.Array, labels: jax.Array, key: jax.Array, options: dict[str, Any]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes what a training step minimises.
+
+        Args:
+          params: all parameters.
+          x: what the model takes, [B, ...].
+          labels: [B] int32.
+          key: random key of dropout and drop path.
+          options: further arguments of `Classifier.apply`.
+
+        Returns:
+          The loss of each image [B] float32, and the logits [B, K].
+        """
+        logits = self.classifier.apply(params, x, key=key, train=True, **options)
+        return cross_entropy(logits, labels, self.optim.label_smoothing), logits
 
     def _skip(
         self, before: TrainState, after: TrainState, metrics: dict[str, jax.Array]

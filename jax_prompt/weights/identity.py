@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.backbones.architectures import Config
-from jax_prompt.backbones.table import HALF, TABLE, Colour, lookup
+from jax_prompt.backbones.table import TABLE, lookup
+from jax_prompt.core.colour import HALF, Colour
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jax_prompt.backbones.architectures import ARCHITECTURES
-from jax_prompt.backbones.table import Colour, lookup
+from jax_prompt.backbones.table import lookup
+from jax_prompt.core.colour import Colour
 from jax_prompt.core.files import whole_file
 from jax_prompt.core.tree import Tree, flatten, unflatten, unstack_layers
 from jax_prompt.weights.families import FAMILIES

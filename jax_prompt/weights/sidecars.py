@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from jax_prompt.backbones.architectures import Config
-from jax_prompt.backbones.table import TABLE, Colour
+from jax_prompt.backbones.table import TABLE
+from jax_prompt.core.colour import Colour
 from jax_prompt.weights.family import Hub
 from jax_prompt.weights.identity import colour
 

@@ -33,7 +33,6 @@ import argparse
 import importlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -46,11 +45,11 @@ from typing import Any
 import numpy as np
 from bench_arch import METHODS, RIVALLED, VITS
 from bench_machine import machine, reset_peak, resident
+from bench_table import RIVALS, show_step, summary
 
 from jax_prompt.backbones.architectures import ARCHITECTURES
 from jax_prompt.door import enter
 
-RIVALS = ('torch', 'torch_compile')
 REMATS = ('none', 'save', 'full')
 SETTINGS = (
     *('command', 'arch', 'method', 'threads', 'dtype', 'precision'),
@@ -204,45 +203,6 @@ def bench_step(args: argparse.Namespace) -> dict[str, Any]:
             for side in sides:
                 side.close()
     return {'sides': {name: summary(firsts[name], turns[name], args.batch) for name in names}}
-
-
-def summary(first: Mapping[str, Any], turns: list[dict], batch: int) -> dict[str, Any]:
-    """Summarises a side's turns."""
-    times, last = [turn['seconds'] for turn in turns], dict(turns[-1])
-    del last['seconds']
-    median = statistics.median(times)
-    return {
-        'seconds_per_step': median,
-        'seconds_per_step_all': times,
-        'images_per_second': batch / median,
-        'above_start_mb': last['step_peak_mb'] - first['before_mb'],
-        **first,
-        **last,
-    }
-
-
-def show_step(result: Mapping[str, Any]) -> None:
-    """Prints the sides and their ratios to each rival."""
-    sides = result['sides']
-    form = '{:14s} {:>9s} {:>9s} {:>8s} {:>10s} {:>12s} {:>12s}'
-    print(form.format('side', 's/step', 'images/s', '1st s', 'peak MB', 'above start', 'device MB'))
-    for name, side in sides.items():
-        cells = [f'{side["seconds_per_step"]:.4f}', f'{side["images_per_second"]:.2f}']
-        cells += [f'{side["first_step_seconds"]:.1f}', f'{side["peak_mb"]:.0f}']
-        cells += [f'{side["above_start_mb"]:.0f}', f'{side.get("device_peak_mb", 0):.0f}']
-        print(form.format(name, *cells))
-    key = (
-        'device_peak_mb' if all('device_peak_mb' in s for s in sides.values()) else 'above_start_mb'
-    )
-    for rival in [n for n in sides if n in RIVALS]:
-        for name in [n for n in sides if n not in RIVALS]:
-            speed = sides[rival]['seconds_per_step'] / sides[name]['seconds_per_step']
-            memory = sides[name][key] / max(sides[rival][key], 1e-9)
-            peak = sides[name]['peak_mb'] / sides[rival]['peak_mb']
-            print(
-                f'{name} : {rival}   speed {speed:.2f} x   process {peak:.2f} x   '
-                f'above start {memory:.2f} x'
-            )
 
 
 def parse() -> argparse.Namespace:

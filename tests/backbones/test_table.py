@@ -5,6 +5,7 @@ import pytest
 from jax_prompt.backbones import table
 from jax_prompt.backbones.architectures import ARCHITECTURES
 from jax_prompt.backbones.table import TABLE, find_weights, lookup, tags
+from jax_prompt.core import colour
 from jax_prompt.core.tree import count
 from jax_prompt.weights.families import FAMILIES
 
@@ -27,8 +28,8 @@ def test_an_architecture_alone_means_its_first_tag(arch):
 def test_facts_of_some_weights():
     """What the sources say, and what is easily mistaken."""
     assert lookup('vit_ti16_224').name == 'vit_ti16_224.augreg_in21k_ft_in1k'
-    assert lookup('vit_b16_224.google_in21k').mean == table.HALF
-    assert lookup('vit_b16_224.mae').mean == table.IMAGENET_MEAN
+    assert lookup('vit_b16_224.google_in21k').mean == colour.HALF
+    assert lookup('vit_b16_224.mae').mean == colour.IMAGENET_MEAN
     assert lookup('vit_b16_224.mae').config.norm_after_pool
     assert lookup('vit_s16_224.moco_v3').config.num_heads == 12
     assert lookup('vit_s16_224.dino').config.num_heads == 6

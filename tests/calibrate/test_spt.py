@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_prompt.calibrate import spt
+from jax_prompt.calibrate import spt, walk
 from jax_prompt.calibrate.pooling import window_pool
 from jax_prompt.calibrate.spt import Calibration, prototypes
 
@@ -93,7 +93,7 @@ def small_sample(monkeypatch):
 
 def force_road(monkeypatch, road):
     """Makes budget_mb=1 hold either all of 150 images' tokens or a few batches of them."""
-    monkeypatch.setattr(spt, 'MB', 2**20 if road == 'resident' else 40_000)
+    monkeypatch.setattr(walk, 'MB', 2**20 if road == 'resident' else 40_000)
 
 
 @pytest.mark.parametrize('construction', spt.CONSTRUCTIONS)
@@ -183,7 +183,7 @@ def test_budget_is_obeyed(monkeypatch, road):
     before = sum(x.nbytes for x in jax.live_arrays() if x.shape[-1:] == (WIDTH,))
     _, report = build(images, source=source, construction='kmeans', budget_mb=1)
     assert report['road'] == road
-    budget = spt.MB
+    budget = walk.MB
     assert report['held_mb'] <= 1
     assert source.live - before <= budget
     layer_tokens = 150 * (NUM_PATCHES + 1) * WIDTH * 4
@@ -202,7 +202,7 @@ def test_budget_is_obeyed(monkeypatch, road):
 
 @pytest.mark.parametrize('construction', ['mean', 'kmeans'])
 def test_budget_too_small_for_one_batch(monkeypatch, construction):
-    monkeypatch.setattr(spt, 'MB', 1000)
+    monkeypatch.setattr(walk, 'MB', 1000)
     with pytest.raises(ValueError, match=r'budget_mb=1, but one batch.*lower batch_size=8'):
         build(construction=construction, budget_mb=1)
 
@@ -215,9 +215,23 @@ def test_fraction_limits_the_images_read(construction):
         _, report = build(recorder, construction=construction, fraction=fraction, num_layers=1)
         read[fraction] = set(recorder.read)
         most = round(60 * fraction)
-        expected = most if construction == 'kmeans' else min(8, most)
+        one_batch = construction != 'kmeans' and fraction == 1.0
+        expected = 8 if one_batch else most
         assert len(read[fraction]) == expected == report['num_images']
-    assert read[0.1] <= read[0.3] <= read[1.0]
+    assert read[0.1] <= read[0.3]
+    # One batch of all images is drawn in the same order as a share is.
+    assert read[0.3] <= read[1.0] if construction == 'kmeans' else read[1.0] <= read[0.3]
+
+
+@pytest.mark.parametrize('construction', ['random', 'mean', 'max'])
+@pytest.mark.parametrize('faithful', [False, True])
+def test_a_share_in_batches_gives_the_prototypes_of_one_large_batch(construction, faithful):
+    options = {'construction': construction, 'faithful': faithful, 'fraction': 0.5}
+    want, once = build(images_of(60), batch_size=30, **options)
+    got, report = build(images_of(60), batch_size=8, **options)
+    assert (once['road'], report['road']) == ('batch', 'share')
+    assert once['num_tokens'] == report['num_tokens'] == 30 * NUM_PATCHES
+    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_shallow_never_runs_a_block():

@@ -111,6 +111,21 @@ def test_the_hash_of_the_values_tells_where_the_checksums_are_lost(written, tmp_
     checkpoints.close()
 
 
+def test_what_a_kill_left_of_a_save_goes_with_the_next_one(written, tmp_path, caplog):
+    work = tmp_path / 'work'
+    shutil.copytree(written, work)
+    left = [work / f'{step}.orbax-checkpoint-tmp' for step in (12, 15)]
+    for folder in left:
+        (folder / 'tree').mkdir(parents=True)
+    checkpoints = Checkpoints(work)
+    assert checkpoints.restore(TREE)[1] == {'loss': 10 / 3}
+    assert all(folder.exists() for folder in left)  # reading changes nothing: another may write
+    checkpoints.save(15, TREE, {'loss': 5.0})
+    assert not any(folder.exists() for folder in left) and checkpoints.steps() == [10, 15]
+    assert not caplog.records
+    checkpoints.close()
+
+
 def test_a_damaged_checkpoint_is_put_aside_and_one_that_comes_again_written_anew(written, tmp_path):
     work = tmp_path / 'work'
     shutil.copytree(written, work)

@@ -25,6 +25,7 @@ RANDOM = [
     Augment('random', flip=True),
     Augment('random', pad=3),
     Augment('resized', flip=True),
+    Augment('resized', kernel='bicubic'),
 ]
 
 
@@ -175,12 +176,17 @@ def test_random_crop_is_a_window(pad):
     assert len(seen) > 0.8 * len(allowed)  # (20 + 2 pad - 15)^2 places, nearly all of them
 
 
-def test_resized_crop_of_the_whole_image_is_pillows_resize():
+@pytest.mark.parametrize('size', [12, 33])
+@pytest.mark.parametrize('kernel', ['bilinear', 'bicubic'])
+def test_resized_crop_of_the_whole_image_is_pillows_resize(kernel, size):
     """scale_min = 1 leaves the whole image, whatever ratio is drawn (none other fits)."""
-    out = RUN(KEY, STORED, 12, Augment('resized', scale_min=1.0))
-    for got, image in zip(np.asarray(out), np.asarray(STORED), strict=True):
-        want = Image.fromarray(image).resize((12, 12), Image.Resampling.BILINEAR)
-        assert np.abs(got * 255 - np.asarray(want)).max() <= 1.01
+    images = STORED // 2 + 64  # Pillow cuts off what overshoots between the two axes
+    out = RUN(KEY, images, size, Augment('resized', scale_min=1.0, kernel=kernel))
+    for got, image in zip(np.asarray(out), np.asarray(images), strict=True):
+        want = Image.fromarray(image).resize((size, size), Image.Resampling[kernel.upper()])
+        # Pillow rounds after each axis; a bicubic kernel's weights add up to 1.25 without signs.
+        most = 0.5 + 0.5 * {'bilinear': 1.0, 'bicubic': 1.25}[kernel]
+        assert np.abs(got * 255 - np.asarray(want)).max() <= most + 0.01
 
 
 def test_resized_crop_takes_a_box_of_allowed_area_and_ratio():

@@ -19,7 +19,7 @@ def _normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize('channels', [(3, 5), (20, 4), (20, 18)])
+@pytest.mark.parametrize('channels', [(3, 5), (20, 4), (20, 18), (64, 3)])
 @pytest.mark.parametrize(
     ('k', 'stride', 'size'),
     [(1, 1, 5), (1, 2, 7), (3, 1, 6), (3, 2, 8), (3, 2, 7), (7, 2, 16), (7, 2, 15), (5, 3, 11)],

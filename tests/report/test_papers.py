@@ -9,6 +9,7 @@ from jax_prompt.data import fgvc, vtab
 from jax_prompt.data.tasks import find_task
 from jax_prompt.methods import METHODS, get_method
 from jax_prompt.report import papers
+from jax_prompt.report.collect import CALIBRATION
 
 FIGURES = papers.load()
 
@@ -79,7 +80,29 @@ def test_figures_name_known_tasks_and_methods():
             options = dict(part.split('=') for part in rest.rstrip(')').split(',') if part)
             method = get_method(name)
             assert name in METHODS
-            assert set(options) <= {*method.options(), *method.transform_options()}, figure.ours
+            known = {*method.options(), *method.transform_options()}
+            known |= {'train_prompts'} if method.has_prompts else set()
+            known |= {*CALIBRATION} if method.calibrated else set()
+            assert set(options) <= known, figure.ours
+
+
+def test_ablations_and_baselines_have_the_labels_of_runs_here():
+    labels = {
+        ('lion', 'Table 1', 'VPT', 'ResNet-50'): {'vpt_pad'},
+        ('lion', 'Table 2', 'VPT', 'ViT-B'): {'vpt_deep'},
+        # Reduction rates of 768: 64 and 8.
+        ('dvpt', 'Table 1', 'Adapter-64', 'ViT-B/16'): {'adapter(hidden=12)'},
+        ('dvpt', 'Table 1', 'Adapter-8', 'ViT-B/16'): {'adapter(hidden=96)'},
+        ('spt', 'Table 4a', 'Random init', 'ViT-B/16'): {'vpt_deep(train_prompts=False)'},
+        ('spt', 'Table 4a', 'Random sample', 'ViT-B/16'): {'spt_deep(train_prompts=False)'},
+        ('spt', 'Table 4b', 'K-means', 'ViT-B/16'): {'spt_deep(construction=kmeans)'},
+        ('spt', 'Table S2', 'last PL, Deep', 'ViT-B/16'): {'spt_deep(layers=last)'},
+    }
+    for key, want in labels.items():
+        own = [f for f in FIGURES if (f.paper, f.table, f.method, f.backbone) == key]
+        assert {f.ours for f in own} == want, key
+    ablations = [f for f in FIGURES if f.table in ('Table 4a', 'Table 4b', 'Table S2')]
+    assert len(ablations) == 56 and all(f.ours for f in ablations)
 
 
 def test_printed_means_agree_with_their_tasks_within_rounding():

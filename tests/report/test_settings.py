@@ -105,3 +105,16 @@ def test_runs_of_other_tasks_are_not_collected(tmp_path, report, monkeypatch):
     said = report.collect(tmp_path, folders, 'mine', GROUPS)
     assert said == ["left out: two: mine has no task 'x'"]
     assert [row.task for row in rows.read(tmp_path).rows] == ['a']
+
+
+def test_a_choice_at_the_end_of_a_grid_is_noted():
+    asked = {'search': True, 'search_lrs': (0.001, 0.01, 0.1), 'search_weight_decays': (0.0, 0.1)}
+    usual = full_set('lora', 0.1, ('a', 'b'), hyperparameters=asked, chosen={'lr': 0.01})
+    ended = full_set('lora', 0.1, ('c', 'd', 'e'), hyperparameters=asked, chosen={'lr': 0.1})
+    fixed = {**asked, 'search': False}
+    alone = full_set('linear', 0.1, hyperparameters=fixed, chosen={'lr': 0.1})
+    linear, lora = measured([*usual, *ended, *alone], GROUPS)
+    assert lora.edges == {'highest lr': ('c', 'd', 'e')} and linear.edges == {}
+    summary = make_tables([linear, lora], [], GROUPS)[0]
+    told = 'The search of lora chose the highest lr of its grid on c, d, e: a better value may lie '
+    assert f'{told}beyond.' in summary.notes

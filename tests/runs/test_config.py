@@ -4,7 +4,8 @@ import pytest
 
 from configs import lion, offline, pretrain, quickstart, tune
 from jax_prompt.methods import METHODS
-from jax_prompt.runs.config import RunConfig, parse_arg, resolve
+from jax_prompt.runs.config import RunConfig, resolve
+from jax_prompt.runs.config_file import parse_arg
 
 
 @pytest.mark.parametrize('method', [name for name in METHODS if name != 'retrain'])

@@ -17,7 +17,7 @@ def test_a_run_from_weights_to_an_exported_file(make_config, monkeypatch, tmp_pa
     name, colours = 'convnext_test.test', (table.HALF, table.HALF)
     entry = table.Entry(name, CONFIG, 'timm', *colours, 'https://x.org/w', None, 'w')
     monkeypatch.setitem(table.ARCHITECTURES, 'convnext_test', CONFIG)
-    monkeypatch.setitem(table._TABLE, name, entry)
+    monkeypatch.setitem(table.ENTRIES, name, entry)
     file = tmp_path / 'w.safetensors'
     save_converted(file, weights(), Identity(name, 'w', '0' * 64, 'timm', *colours))
     config = make_config(backbone='convnext_test', weights=str(file), method='lora+ssf', lr=1e-3)

@@ -9,16 +9,16 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from jax_prompt.backbones.families import family_of
+from jax_prompt.cli import export
 from jax_prompt.core.tree import flatten, merge
 from jax_prompt.data.kept import Kept
 from jax_prompt.methods import get_method
 from jax_prompt.runs.backbone import build_backbone
-from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.runs.export import exported, merges
+from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.runs.restore import Restored, restore
 from jax_prompt.runs.run import run
 from jax_prompt.weights.load import load_weights, save_converted
-from jax_prompt.cli import export
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
 

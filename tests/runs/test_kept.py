@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from small_data import encode, picture, write_class, write_pack
 
+from jax_prompt.cli import predict
 from jax_prompt.data.kept import changes, describe, read_kept, write_kept
 from jax_prompt.data.source import Unreadable
 from jax_prompt.runs import run as runs
-from jax_prompt.suite.suite import Benchmark
+from jax_prompt.runs.inputs import load_splits, open_data
 from jax_prompt.runs.kept import check_kept, check_unchanged, keep, open_evaluated
 from jax_prompt.runs.run import run
+from jax_prompt.suite.suite import Benchmark
 from jax_prompt.suite.worker import check_tests
-from jax_prompt.runs.inputs import load_splits, open_data
-from jax_prompt.cli import predict
 
 
 @pytest.fixture

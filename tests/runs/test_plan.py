@@ -10,9 +10,9 @@ from jax_prompt.cli.main import run_command
 from jax_prompt.core.devices import device_bytes
 from jax_prompt.core.tree import num_bytes
 from jax_prompt.runs import plan as planning
+from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.plan import Need, Size, make_plan, smaller
 from jax_prompt.runs.prepare import initial
-from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.topology import tpu_slice
 
 SIZE = Size(3, 64)

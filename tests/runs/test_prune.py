@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jax_prompt.runs import fitting
-from jax_prompt.train.log import read_metrics
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
+from jax_prompt.train.log import read_metrics
 
 SHARES = {'token_share': 0.5, 'segment_share': 0.25}
 

@@ -7,8 +7,8 @@ import pytest
 
 from jax_prompt.core.ranges import Range, at_least, check_values, range_of
 from jax_prompt.methods import METHODS
-from jax_prompt.suite.suite import Benchmark
 from jax_prompt.runs.config import RunConfig, resolve
+from jax_prompt.suite.suite import Benchmark
 
 BASE = {
     'data': 'digits',

@@ -13,6 +13,7 @@ from tuned_resnet import weights_of
 from jax_prompt.backbones import table
 from jax_prompt.backbones.families import family_of
 from jax_prompt.backbones.resnet_config import ResNetConfig
+from jax_prompt.calibrate.tokens import BackboneTokens
 from jax_prompt.core.tree import count, flatten, is_statistic, split, unstack_layers
 from jax_prompt.data.transforms import Augment
 from jax_prompt.evals.recorder import record
@@ -20,14 +21,13 @@ from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
 from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.program import build_program, init_params
-from jax_prompt.train.members import epoch_order
-from jax_prompt.train.optim import Hyper, Optim, learning_rate
-from jax_prompt.train.mesh import data_mesh, replicate
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
 from jax_prompt.train.compiled import make_logits, make_step, pmap_step
+from jax_prompt.train.members import epoch_order
+from jax_prompt.train.mesh import data_mesh, replicate
+from jax_prompt.train.optim import Hyper, Optim, learning_rate
 from jax_prompt.train.step import Program
-from jax_prompt.calibrate.tokens import BackboneTokens
 from jax_prompt.weights.identity import Identity
 from jax_prompt.weights.load import load_weights, save_converted
 
@@ -272,10 +272,10 @@ def test_weight_decay_and_schedule_leave_statistics_alone():
 
 
 def test_an_epochs_last_row_is_filled_with_a_sample_of_it():
-    rows, weights = epoch_order(jax.random.key(0), 0, 10, 8)
+    rows, weights = epoch_order(jax.random.key(0), 0, 10, 8, 2)
     np.testing.assert_array_equal(rows[1, 2:], rows[0, :6])
     np.testing.assert_array_equal(weights[1], [1, 1, 0, 0, 0, 0, 0, 0])
-    rows, _ = epoch_order(jax.random.key(0), 0, 3, 8)
+    rows, _ = epoch_order(jax.random.key(0), 0, 3, 8, 1)
     assert np.bincount(rows[0]).tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
 
 

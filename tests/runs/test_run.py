@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from small_data import encode
 
-from jax_prompt.train import ledger
 from jax_prompt.runs import fitting
-from jax_prompt.train.checkpoint import Checkpoints
-from jax_prompt.train.log import read_metrics
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
+from jax_prompt.train import ledger
+from jax_prompt.train.checkpoint import Checkpoints
 from jax_prompt.train.job import NonFiniteLoss
+from jax_prompt.train.log import read_metrics
 from jax_prompt.weights.load import load_weights
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,12 +8,11 @@ from tuned_swin import CONFIG
 from jax_prompt.backbones import table
 from jax_prompt.backbones.swin import Swin
 from jax_prompt.core.tree import flatten, unstack_layers
-from jax_prompt.methods import get_method
 from jax_prompt.runs.backbone import build_backbone
-from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.runs.config import Engine, Model, RunConfig
-from jax_prompt.train.optim import Hyper
+from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.train.compiled import make_step
+from jax_prompt.train.optim import Hyper
 from jax_prompt.weights.identity import Identity
 from jax_prompt.weights.load import save_converted
 
@@ -48,7 +47,6 @@ def test_a_step_on_loaded_weights(weights):
         np.testing.assert_array_equal(flatten(backbone.tree)[name], leaf)
     program = build_program(config, backbone, 5, 4)
     trainable, frozen = init_params(config, backbone, program.classifier)
-    method = get_method('vpt_deep')
     assert not program.classifier.tuner.trains('norm/scale', program.classifier.spec)
     before = {path: np.asarray(leaf) for path, leaf in flatten(frozen).items()}
     rng = np.random.default_rng(0)
@@ -65,6 +63,22 @@ def test_a_step_on_loaded_weights(weights):
         assert np.abs(np.asarray(leaf - start[path])).max() > 0, path
     for path, leaf in flatten(frozen).items():
         np.testing.assert_array_equal(leaf, before[path], err_msg=path)
+
+
+def test_a_fresh_norm_takes_the_place_of_the_files(weights):
+    path, tree = weights
+    tree['norm'] = jax.tree.map(lambda leaf: leaf + 0.5, tree['norm'])
+    identity = Identity('swin_test.test', 'w', '0' * 64, 'microsoft', table.HALF, table.HALF)
+    save_converted(path, tree, identity)
+    loaded, fresh = (
+        build_backbone(_config(path, model=Model(norm=norm))) for norm in ('', 'fresh')
+    )
+    np.testing.assert_array_equal(loaded.tree['norm']['scale'], tree['norm']['scale'])
+    np.testing.assert_array_equal(fresh.tree['norm']['scale'], 1.0)
+    np.testing.assert_array_equal(fresh.tree['norm']['bias'], 0.0)
+    assert 'fresh one' in fresh.notes[-1] and fresh.tree.keys() == loaded.tree.keys()
+    with pytest.raises(ValueError, match=r"model.norm is 'new'; allowed: \('', 'fresh'\)"):
+        Model(norm='new')
 
 
 def test_another_image_size_pads_and_keeps_the_windows(weights):

@@ -10,11 +10,11 @@ import pytest
 
 from jax_prompt.report.collect import from_workdir
 from jax_prompt.runs import prompts
-from jax_prompt.train.log import append_metrics, read_json, read_metrics, rewrite_metrics
 from jax_prompt.runs.prompts import run_prototypes
 from jax_prompt.runs.restore import restore
-from jax_prompt.train.snapshots import load_snapshot, take_snapshot
 from jax_prompt.runs.workdir import open_workdir
+from jax_prompt.train.log import append_metrics, read_json, read_metrics, rewrite_metrics
+from jax_prompt.train.snapshots import load_snapshot, take_snapshot
 
 TORN = {'empty': b'', 'half': b'{"method": "lin', 'noise': b'\xff\x00\x80', 'list': b'[1]'}
 DEEP = b'[' * 10**5

@@ -8,7 +8,7 @@ import pytest
 
 from jax_prompt.runs.config import resolve
 from jax_prompt.runs.paths import absolute, absolute_data
-from jax_prompt.runs.workdir import open_workdir, hold
+from jax_prompt.runs.workdir import hold, open_workdir
 
 
 @pytest.fixture

@@ -189,14 +189,17 @@ def test_options_are_checked(make_config):
 
 def test_a_run_with_its_search_side_by_side_is_the_solo_one(make_config, tmp_path):
     options = {'method': 'linear', 'search': True, 'epochs': 3}
-    grids = {'search_lrs': (1e-6, 1e-2), 'search_weight_decays': (0.0, 1e-2)}
+    grids = {'search_lrs': (1e-6, 1e-4, 1e-2), 'search_head_weight_decays': (0.0, 1e-2)}
     config = make_config(**options, **grids, refit=False, population={'size': 8})
     got = run(config, tmp_path / 'beside', quiet=True)
     plan = json.loads((tmp_path / 'beside/search/plan.json').read_text())
-    assert plan['members'] == 4
+    assert plan['members'] == 6
+    assert {row['head_weight_decay'] for row in got['search']} == {0.0, 1e-2}
+    assert got['search'][1]['name'] == 'lr_1e-06_hwd_0.01'
+    assert got['at_edge'] == {'lr': 'highest'} and got['lr'] == 1e-2
     solo = run(replace(config, population=Population(size=1)), tmp_path / 'solo', quiet=True)
     assert got['checkpoint'] == solo['checkpoint']
-    for name in ('lr', 'weight_decay', 'val_accuracy', 'test_accuracy'):
+    for name in ('lr', 'head_weight_decay', 'val_accuracy', 'test_accuracy'):
         assert got[name] == solo[name]
     assert got['test_loss'] == pytest.approx(solo['test_loss'], rel=1e-5)
     assert restore(tmp_path / 'beside').evaluate('test')['accuracy'] == got['test_accuracy']

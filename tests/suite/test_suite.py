@@ -14,7 +14,7 @@ from configs import fgvc, offline_suite, vtab
 from jax_prompt.data.fgvc import VIEW as FGVC
 from jax_prompt.data.vtab import VIEW as VTAB
 from jax_prompt.report import rows
-from jax_prompt.runs import inputs
+from jax_prompt.runs import backbone, inputs
 from jax_prompt.runs.run import run, search
 from jax_prompt.suite import worker
 from jax_prompt.suite.suite import (
@@ -159,6 +159,21 @@ def test_diverging_candidates_are_a_failure_that_retrying_repeats(make, tmp_path
     row = _row(root / 'rows', second, 5)
     assert 'NonFiniteLoss' in row.reason
     assert row.weights['name'] == 'vit_micro.tiny_imagenet'
+
+
+def test_errors_of_the_weights_name_the_keys_of_a_benchmark(make, tmp_path, second, monkeypatch):
+    elsewhere = make((second,), seeds=(5,), weights=str(tmp_path / 'none.pth'))
+    with pytest.raises(FileNotFoundError, match=r'--config\.run\.weights'):
+        _work(elsewhere, tmp_path / 'missing')
+    load = backbone.load_weights
+
+    def unsettled(*args, **options):
+        tree, report = load(*args, **options)
+        return tree, replace(report, unsettled='say which: --config.backbone=vit_micro.mae')
+
+    monkeypatch.setattr(backbone, 'load_weights', unsettled)
+    said, _ = _work(make((second,), seeds=(5,)), tmp_path / 'unsettled')
+    assert 'say which: --config.run.backbone=vit_micro.mae' in said[1]
 
 
 def test_missing_data_is_a_named_hole(make, tmp_path, second):

@@ -63,11 +63,11 @@ def _equal(a, b):
 
 
 def test_an_epoch_visits_each_example_once():
-    rows, weights = epoch_order(jax.random.key(0), 3, 10, 4)
+    rows, weights = epoch_order(jax.random.key(0), 3, 10, 4, 3)
     assert rows.shape == (3, 4)
     assert sorted(rows.reshape(-1)[weights.reshape(-1) == 1]) == list(range(10))
-    again, _ = epoch_order(jax.random.key(0), 3, 10, 4)
-    other, _ = epoch_order(jax.random.key(0), 4, 10, 4)
+    again, _ = epoch_order(jax.random.key(0), 3, 10, 4, 3)
+    other, _ = epoch_order(jax.random.key(0), 4, 10, 4, 3)
     np.testing.assert_array_equal(rows, again)
     assert (rows != other).any()
 

@@ -44,6 +44,19 @@ def test_sgd_is_torchs_with_decay_by_group_and_none_on_the_bias():
     np.testing.assert_allclose(got['tuner']['layers']['prompts'], prompts, rtol=1e-6)
 
 
+def test_vpts_decay_acts_on_all_leaves_but_the_heads_bias():
+    params = {**PARAMS, 'backbone': {'norm': {'scale': jnp.ones(2), 'bias': jnp.ones(2)}}}
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    optim = Optim('sgd', momentum=0.0, decay_all=True)
+    got = _run(optim, Hyper(0.1, 0.5, 0.25), 1, params, nothing)
+    assert got['backbone']['norm']['scale'][0] == pytest.approx(1 - 0.1 * 0.5)
+    assert got['backbone']['norm']['bias'][0] == pytest.approx(1 - 0.1 * 0.5)
+    assert got['head']['kernel'][0, 0] == pytest.approx(3 * (1 - 0.1 * 0.25))
+    assert got['head']['bias'][0] == 5.0
+    kept = _run(Optim('sgd', momentum=0.0), Hyper(0.1, 0.5, 0.25), 1, params, nothing)
+    np.testing.assert_array_equal(kept['backbone']['norm']['bias'], 1.0)
+
+
 def test_adamw_equals_optax_adamw_a_group():
     got = _run(Optim('adamw'), Hyper(0.1, 0.01, 0.5))
     rate = lambda step: learning_rate(step, 0.1, Optim(), 1000, 10)  # noqa: E731

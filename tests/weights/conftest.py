@@ -8,6 +8,7 @@ import pytest
 from jax_prompt.backbones import table
 from jax_prompt.backbones.families import family_of
 from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.core import colour
 
 TINY = ViTConfig(width=32, depth=3, num_heads=2, mlp_dim=128, patch_size=8, image_size=32)
 
@@ -27,14 +28,14 @@ def listed(monkeypatch):
             name=f'{arch}.{tag}',
             config=config,
             format=format,
-            mean=table.HALF,
-            std=table.HALF,
+            mean=colour.HALF,
+            std=colour.HALF,
             url='https://example.org/vit_test.pth',
             sha256=None,
             filename='vit_test.pth',
         )
         monkeypatch.setitem(table.ARCHITECTURES, arch, config)
-        monkeypatch.setitem(table._TABLE, f'{arch}.{tag}', replace(plain, **entry))
+        monkeypatch.setitem(table.ENTRIES, f'{arch}.{tag}', replace(plain, **entry))
         return f'{arch}.{tag}'
 
     return add

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save, save_file
 
-from jax_prompt.backbones import table
 from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.core import colour
 from jax_prompt.core.tree import count, flatten, stack_layers
 from jax_prompt.weights.identity import Identity
 from jax_prompt.weights.load import load_weights, save_converted
@@ -187,13 +187,13 @@ def test_names_that_tell_too_little(listed, changed):
 def test_normalisation_belongs_to_the_weights(listed):
     path = GOLDEN / 'timm_zip.pth'
     listed(SMALL, tag='one')
-    listed(SMALL, tag='two', mean=table.IMAGENET_MEAN, std=table.IMAGENET_STD)
-    assert load_weights(path, 'vit_test.one')[1].identity.mean == table.HALF
-    assert load_weights(path, 'vit_test.two')[1].identity.mean == table.IMAGENET_MEAN
+    listed(SMALL, tag='two', mean=colour.IMAGENET_MEAN, std=colour.IMAGENET_STD)
+    assert load_weights(path, 'vit_test.one')[1].identity.mean == colour.HALF
+    assert load_weights(path, 'vit_test.two')[1].identity.mean == colour.IMAGENET_MEAN
     _, report = load_weights(path, 'vit_test')
     assert report.identity.name == 'vit_test' and 'is in no table' in report.notes[0]
     # An own file of a format whose authors used ImageNet's normalisation gets that.
-    assert load_weights(path, 'vit_test', format='mae')[1].identity.std == table.IMAGENET_STD
+    assert load_weights(path, 'vit_test', format='mae')[1].identity.std == colour.IMAGENET_STD
     _, report = load_weights(path, 'vit_test.one', mean=(0, 0, 0), std=(1, 1, 1))
     assert (report.identity.mean, report.identity.std) == ((0, 0, 0), (1, 1, 1))
     for wrong in ((0.1, 0.2), (0, 0, 0), (np.nan, 1, 1)):

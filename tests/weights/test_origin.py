@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jax_prompt.backbones.table import HALF, IMAGENET_MEAN, IMAGENET_STD
 from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.core.colour import HALF, IMAGENET_MEAN, IMAGENET_STD
 from jax_prompt.core.tree import flatten
 from jax_prompt.weights.identity import Identity
 from jax_prompt.weights.load import load_weights, save_converted
