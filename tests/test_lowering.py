@@ -22,6 +22,8 @@ SMALL = {
     'resnet_micro': ResNetConfig('bottleneck', (2,), 16, width=4, dtype='bfloat16'),
     'convnext_t_224': ConvNeXtConfig(8, (2,), 16, dtype='bfloat16'),
 }
+# Its kernels are large enough to be split.
+WIDE = ViTConfig(128, 3, 2, 256, 4, 16, dtype='bfloat16')
 PLATFORMS = ('cuda', 'tpu')
 # These methods act at sites of their own, so one program holds several.
 ANYWHERE = ('full', 'partial', 'lion', 'vpt_channels+lora+ssf+adapter+snf', 'vpt_pad+bias')
@@ -39,18 +41,21 @@ PROGRAMS = [
 ]
 
 
-def _shapes(name, method, **changes):
-    base = {'data': 'digits', 'backbone': name, 'method': method, 'batch_size': 8}
+def shapes_for(name, method, devices=None, **changes):
+    """Returns the shapes of a small run's programs, by default on one device that is here."""
+    row = name if name in SMALL else 'vit_micro'
+    base = {'data': 'digits', 'backbone': row, 'method': method, 'batch_size': 8}
     base |= {'search': False, 'num_prompts': 2, 'engine': {'num_devices': 1}}
     config = resolve({**base, 'model': {'dtype': 'bfloat16'}, **changes})
-    backbone = LoadedBackbone(SMALL[name], None, None, (0.5,) * 3, (0.5,) * 3, {})
-    program = build_program(config, backbone, *SIZE)
-    return Shapes(config, program, jax.devices()[0], SIZE, backbone)
+    network = SMALL.get(name, WIDE)
+    backbone = LoadedBackbone(network, None, None, (0.5,) * 3, (0.5,) * 3, {})
+    program = build_program(config, backbone, *SIZE, devices)
+    return Shapes(config, program, (devices or jax.devices())[0], SIZE, backbone)
 
 
 @pytest.mark.parametrize(('name', 'method'), PROGRAMS)
 def test_a_step_lowers(name, method):
-    shapes = _shapes(name, method)
+    shapes = shapes_for(name, method)
     text = make_step.trace(*shapes.step()).lower(lowering_platforms=PLATFORMS).as_text()
     assert text.count('stablehlo.') > 20
     assert 'bf16' in text or method in ON_FEATURES or not shapes.program.start.at_image
@@ -63,12 +68,12 @@ def test_every_method_is_lowered():
 
 @pytest.mark.parametrize('name', SMALL)
 def test_evaluation_lowers(name):
-    args = _shapes(name, 'lora', engine={'num_devices': 8}).logits()
+    args = shapes_for(name, 'lora', engine={'num_devices': 8}).logits()
     text = make_logits.trace(*args).lower(lowering_platforms=PLATFORMS).as_text()
     assert 'mhlo.num_partitions = 8' in text and 'bf16' in text
 
 
 def test_rows_that_are_left_out_have_the_programs_of_others():
     for one, other in (('retrain', 'full'), ('spt_deep', 'vpt_deep'), ('dvpt_spt', 'dvpt_deep')):
-        first, second = (_shapes('vit_micro', row).step() for row in (one, other))
+        first, second = (shapes_for('vit_micro', row).step() for row in (one, other))
         assert first == second

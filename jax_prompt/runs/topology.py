@@ -20,6 +20,7 @@ def tpu_slice(name: str) -> Sequence[Any]:
       ValueError: libtpu is not installed, or there is no such slice.
     """
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # no question to Google's cloud
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # it takes no chip, so needs no lock
     if not jax.config.jax_platforms:
         jax.config.update('jax_platforms', 'cpu')
     from jax.experimental import topologies
@@ -27,22 +28,12 @@ def tpu_slice(name: str) -> Sequence[Any]:
     try:
         found = topologies.get_topology_desc(platform='tpu', topology_name=name)
     except Exception as error:
-        if _lacks_compiler(error):
-            raise ValueError(
-                f"--topology={name} needs the TPU compiler; pip install 'jax-prompt[tpu]' "
-                f'({_first_line(error)})'
-            ) from error
-        raise ValueError(
-            f'no TPU slice {name!r}; give KIND:SHAPE such as v5e:2x4, v5e:4x4, v5p:2x2x1, v6e:2x4 '
-            f'({_first_line(error)})'
-        ) from error
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        if isinstance(error, ImportError) or 'not installed' in said:
+            why = "needs the TPU compiler; pip install 'jax-prompt[tpu]'"
+        elif 'INVALID_ARGUMENT' in said:
+            why = 'is no TPU slice; give KIND:SHAPE such as v5e:2x4, v5e:4x4, v5p:2x2x1, v6e:2x4'
+        else:
+            why = 'can not be described'
+        raise ValueError(f'--topology={name} {why} ({said})') from error
     return list(found.devices)
-
-
-def _lacks_compiler(error: Exception) -> bool:
-    text = str(error)
-    return isinstance(error, ImportError) or 'libtpu' in text or 'not installed' in text
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

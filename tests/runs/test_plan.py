@@ -112,5 +112,5 @@ def test_a_slice_needs_the_compiler(monkeypatch):
         raise RuntimeError('INVALID_ARGUMENT: Invalid TPU external name: TPU v55')
 
     monkeypatch.setattr(topologies, 'get_topology_desc', unknown)
-    with pytest.raises(ValueError, match=r"no TPU slice 'v55:2x4'; give KIND:SHAPE"):
+    with pytest.raises(ValueError, match='--topology=v55:2x4 is no TPU slice; give KIND:SHAPE'):
         tpu_slice('v55:2x4')
