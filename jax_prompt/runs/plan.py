@@ -153,7 +153,7 @@ class Shapes:
         size = self.config.batch_size
         x, labels = self.images(size), self._array((size,), jnp.int32, self.split)
         rows = self._array((size,), jnp.float32, self.split)
-        hyper = Hyper(*(self._array((), jnp.float32, self.whole) for _ in range(3)))
+        hyper: Any = Hyper(*(self._array((), jnp.float32, self.whole) for _ in range(3)))
         key = self._laid(jax.eval_shape(lambda: jax.random.key(0)))
         return self.program, state, self.frozen, x, labels, rows, hyper, key, None
 
@@ -211,7 +211,7 @@ class Shapes:
             frozen_shardings(frozen, self.mesh),
         )
 
-    def _array(self, shape: tuple[int, ...], dtype: Any, where: Any) -> jax.ShapeDtypeStruct:
+    def _array(self, shape: tuple[int, ...], dtype: Any, where: Any) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
 

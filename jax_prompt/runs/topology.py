@@ -21,7 +21,7 @@ def tpu_slice(name: str) -> Sequence[Any]:
     """
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # no question to Google's cloud
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # it takes no chip, so needs no lock
-    if not jax.config.jax_platforms:
+    if not getattr(jax.config, 'jax_platforms', None):
         jax.config.update('jax_platforms', 'cpu')
     from jax.experimental import topologies
 
