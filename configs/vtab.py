@@ -10,7 +10,7 @@ epoch, and batch 64 (`linear`: 1024). Its grid is learning rates times weight de
 rates are for a batch of 256 and are scaled by batch / 256. `vpt_deep` has a number of prompts for
 each task. The accuracy on val after the last epoch decides. The protocol's seeds are 42, 44, 82,
 100 and 800; papers report the mean of three, and so does this config. `protocol=adamw`, the
-default, is smaller: AdamW, 4 x 2 candidates, 10 prompts.
+default, is smaller: AdamW, 4 x 2 candidates (5 x 2 for `spt_*`), 10 prompts.
 
 `protocol=spt` is that of SPT (Wang et al. 2024, arXiv:2402.02382, and its released code): AdamW,
 batch 32, short batches left out, 100 epochs, 10 of them warm-up, a cosine to 1e-8, a grid of

@@ -25,6 +25,7 @@ from pathlib import Path
 import jax, numpy as np
 from jax_prompt.backbones import table
 from jax_prompt.backbones.vit_config import ViTConfig
+from jax_prompt.core import colour
 from jax_prompt.core.tree import num_bytes
 from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.program import build_program, init_params
