@@ -13,7 +13,8 @@ PACKAGE = ROOT / 'jax_prompt'
 
 # What each room may import from the package, besides itself. A room is a folder of the package or
 # a module at its top; 'backbones.table' names one module of a room.
-CONFIGS = [f'backbones.{name}_config' for name in ('vit', 'swin', 'resnet', 'convnext')]
+FAMILIES = ('vit', 'swin', 'resnet', 'convnext')
+CONFIGS = ['backbones.staged_config', *(f'backbones.{name}_config' for name in FAMILIES)]
 TABLES = [
     *('backbones.table', 'backbones.published', 'backbones.entry', 'backbones.architectures'),
     *CONFIGS,

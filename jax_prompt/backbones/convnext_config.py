@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jax_prompt.backbones.staged_config import StagedConfig
 from jax_prompt.core.spec import BackboneSpec, Site, Stage, check_choices, check_numbers
 
 KERNEL = 7  # side of the depthwise kernels, in pixels
@@ -15,7 +16,7 @@ _ALLOWED = {
 
 
 @dataclass(frozen=True)
-class ConvNeXtConfig:
+class ConvNeXtConfig(StagedConfig):
     """What makes one ConvNeXt differ from another.
 
     Attributes:
@@ -58,30 +59,6 @@ class ConvNeXtConfig:
                 f'image_size is {self.image_size}; allowed: multiples of {self.patch_size}, at '
                 f'least {unit}, which is one pixel of the last stage'
             )
-
-    @property
-    def depth(self) -> int:
-        """L, blocks of all stages."""
-        return sum(self.depths)
-
-    @property
-    def starts(self) -> tuple[int, ...]:
-        """Index of the first block of each stage."""
-        return tuple(sum(self.depths[:i]) for i in range(len(self.depths)))
-
-    @property
-    def seams(self) -> tuple[int, ...]:
-        """Layers at which blocks are parted in any case: those that begin a stage."""
-        return self.starts
-
-    @property
-    def feature_dim(self) -> int:
-        """Width of the pooled feature, which is that of the last stage."""
-        return self.width_of(len(self.depths) - 1)
-
-    def width_of(self, stage: int) -> int:
-        """Returns the channels of a stage."""
-        return self.width * 2**stage
 
     def grid_of(self, stage: int) -> int:
         """Returns the pixels along one side in a stage."""

@@ -4,6 +4,7 @@ import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jax_prompt.backbones.staged_config import StagedConfig
 from jax_prompt.core.spec import BackboneSpec, Site, Stage, check_choices, check_numbers
 
 _ALLOWED = {
@@ -16,7 +17,7 @@ _ALLOWED = {
 
 
 @dataclass(frozen=True)
-class ResNetConfig:
+class ResNetConfig(StagedConfig):
     """What makes one ResNet differ from another.
 
     Layers are residual blocks, numbered through all stages. The first block of a stage may halve
@@ -70,16 +71,6 @@ class ResNetConfig:
             raise ValueError(f"momentum is {self.momentum}; allowed: (0, 1] (torch's is 0.1)")
 
     @property
-    def depth(self) -> int:
-        """L, blocks of all stages."""
-        return sum(self.depths)
-
-    @property
-    def starts(self) -> tuple[int, ...]:
-        """Index of the first block of each stage."""
-        return tuple(sum(self.depths[:i]) for i in range(len(self.depths)))
-
-    @property
     def seams(self) -> tuple[int, ...]:
         """Layers at which blocks are parted in any case: the first of each run of like blocks."""
         split = (
@@ -106,10 +97,6 @@ class ResNetConfig:
     def stage_of(self, layer: int) -> int:
         """Returns the index of the stage that a block is in."""
         return max(i for i, first in enumerate(self.starts) if first <= layer)
-
-    def width_of(self, stage: int) -> int:
-        """Returns the channels of the 3x3 convolutions of a stage."""
-        return self.width * 2**stage
 
     def inputs_of(self, layer: int) -> int:
         """Returns the channels that enter a block."""

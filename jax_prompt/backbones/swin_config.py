@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jax_prompt.backbones.staged_config import StagedConfig
 from jax_prompt.core.spec import (
     BackboneSpec,
     Site,
@@ -21,7 +22,7 @@ _ALLOWED = {
 
 
 @dataclass(frozen=True)
-class SwinConfig:
+class SwinConfig(StagedConfig):
     """What makes one Swin differ from another.
 
     Attributes:
@@ -80,25 +81,6 @@ class SwinConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} is {getattr(self, name)}; at least 1')
 
-    @property
-    def depth(self) -> int:
-        """L, blocks of all stages."""
-        return sum(self.depths)
-
-    @property
-    def starts(self) -> tuple[int, ...]:
-        """Index of the first block of each stage."""
-        return tuple(sum(self.depths[:i]) for i in range(len(self.depths)))
-
-    @property
-    def seams(self) -> tuple[int, ...]:
-        """Layers at which blocks are parted in any case: those that begin a stage."""
-        return self.starts
-
-    def width_of(self, stage: int) -> int:
-        """Returns D of a stage."""
-        return self.width * 2**stage
-
     def mlp_dim_of(self, stage: int) -> int:
         """Returns the hidden width of the MLPs of a stage."""
         return int(self.width_of(stage) * self.mlp_ratio)
@@ -137,11 +119,6 @@ class SwinConfig:
             stages=stages,
             windowed=True,
         )
-
-    @property
-    def feature_dim(self) -> int:
-        """Width of the pooled feature, which is that of the last stage."""
-        return self.width_of(len(self.depths) - 1)
 
     def _stage(self, i: int) -> Stage:
         d = self.width_of(i)

@@ -10,7 +10,6 @@ decides them, the first that knows:
    open (`LoadReport.unsettled`), and training refuses.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -19,6 +18,7 @@ from typing import Any
 
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.table import TABLE, Entry, lookup, tags
+from jax_prompt.core.checksum import hash_file
 from jax_prompt.weights.family import WeightsFamily
 from jax_prompt.weights.identity import Identity, listed
 from jax_prompt.weights.readers import Contents
@@ -56,7 +56,7 @@ def find_origin(
     Raises:
       ValueError: it is of no known format, of another than was asked for, or contradicts itself.
     """
-    digest = _sha256(path)
+    digest = hash_file(path)
     if KEY in contents.metadata:
         return _converted(contents, name, path, digest, family)
     asked = lookup(name)
@@ -118,7 +118,7 @@ def as_recorded(
     Raises:
       ValueError: the file is another one.
     """
-    digest = _sha256(path)
+    digest = hash_file(path)
     if KEY in contents.metadata:
         found = _converted(contents, listed_arch(identity.name), path, digest, family)
         table, original = found.table, found.identity.sha256
@@ -204,8 +204,3 @@ def differences(config: Config, other: Config) -> tuple[tuple[str, Any], ...]:
     names = [field.name for field in fields(config)]
     pairs = [(name, getattr(config, name), getattr(other, name)) for name in sorted(names)]
     return tuple((name, value) for name, value, base in pairs if value != base)
-
-
-def _sha256(path: Path) -> str:
-    with path.open('rb') as stream:
-        return hashlib.file_digest(stream, 'sha256').hexdigest()

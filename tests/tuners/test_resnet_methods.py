@@ -4,11 +4,10 @@ from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
+from tuned_checks import check_cut, check_learning, check_merged, check_start
 from tuned_resnet import CLASSES, CONFIG, IMAGES, RESNET_50, SPEC, stacked, tuned
-from tuned_swin import gradients
 from tuned_vit import SPEC as VIT
 
 from jax_prompt.backbones.resnet_config import ResNetConfig
@@ -119,21 +118,7 @@ def test_trainable_count_on_resnet_50_equals_the_closed_form(name, options):
 
 @pytest.mark.parametrize('name', TOGETHER)
 def test_every_leaf_learns_and_no_image_depends_on_the_others(name):
-    classifier, trainable, frozen = tuned(name)
-    run = gradients(classifier)
-    (_, logits), grads = run(trainable, frozen, IMAGES)
-    assert np.isfinite(logits).all()
-    for path, leaf in flatten(grads).items():
-        size = np.abs(np.asarray(leaf))
-        assert np.isfinite(size).all(), path
-        if 'blocks' in path or 'layers' in path:  # each layer on its own
-            size = size.reshape(size.shape[0], -1)
-            assert (size.max(axis=1) > 0).all(), path
-        assert size.max() > 0, path
-    spoiled = IMAGES.copy()
-    spoiled[1:] = np.nan
-    (_, alone), _ = run(trainable, frozen, spoiled)
-    np.testing.assert_allclose(alone[0], logits[0], atol=1e-5)
+    check_learning(*tuned(name), IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +131,7 @@ def test_every_leaf_learns_and_no_image_depends_on_the_others(name):
 def test_training_starts_from_the_frozen_network(name, options):
     linear, *_ = tuned('linear')
     classifier, *_ = tuned(name, **options)
-    added = jax.jit(classifier.init_added)(jax.random.key(0))
-    want = jax.jit(linear.apply)({'head': added['head'], 'backbone': stacked()}, IMAGES)
-    backbone = stacked(seams=classifier.backbone.seams)
-    got = jax.jit(classifier.apply)({**added, 'backbone': backbone}, IMAGES)
-    np.testing.assert_allclose(got, want, atol=1e-6)
+    check_start(classifier, linear, IMAGES, stacked)
 
 
 @pytest.mark.parametrize(
@@ -164,18 +145,7 @@ def test_training_starts_from_the_frozen_network(name, options):
     ],
 )
 def test_a_change_of_trainables_changes_nothing_before_the_cut(name, options, cut, own):
-    classifier, trainable, frozen = tuned(name, **options)
-    assert classifier.facts.cut == cut
-    assert {path.split('/')[0] for path in flatten(trainable.get('backbone', {}))} == own
-    prefix = jax.jit(partial(classifier.prefix, cut=cut))
-    before = prefix(frozen['backbone'], IMAGES)
-    changed = jax.tree.map(lambda leaf: leaf + 1.0, trainable)
-    after = prefix(merge(changed, frozen)['backbone'], IMAGES)
-    np.testing.assert_array_equal(after, before)
-    params = merge(trainable, frozen)
-    whole = jax.jit(classifier.apply)(params, IMAGES)
-    got = jax.jit(partial(classifier.apply, start=cut))(params, before)
-    np.testing.assert_allclose(got, whole, atol=1e-5)
+    check_cut(*tuned(name, **options), IMAGES, cut, own)
 
 
 @pytest.mark.parametrize(
@@ -205,16 +175,7 @@ def test_only_named_leaves_of_the_backbone_train(name, options, leaves):
     ],
 )
 def test_merged_weights_need_no_tuner(name, options):
-    classifier, trainable, frozen = tuned(name, **options)
-    tuner, own, backbone = classifier.tuner, trainable['tuner'], frozen['backbone']
-    run = jax.jit(lambda tree, own=None: classifier.backbone.apply(
-        {'params': tree}, IMAGES, tuner if own else None, own
-    ))  # fmt: skip
-    want = run(backbone, own)
-    assert np.abs(want - run(backbone)).max() > 0.01
-    merged = tuner.merged(backbone, own, SPEC)
-    assert jax.tree.map(jnp.shape, merged) == jax.tree.map(jnp.shape, backbone)
-    np.testing.assert_allclose(run(merged), want, atol=1e-4)
+    check_merged(*tuned(name, **options), IMAGES)
 
 
 @pytest.mark.parametrize('name', sorted({name for name, _ in ADDED} - {'full', 'retrain'}))

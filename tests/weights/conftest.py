@@ -56,3 +56,16 @@ def features():
         return np.asarray(family.make(report.config, ()).apply({'params': params}, images))
 
     return run
+
+
+@pytest.fixture
+def written(tmp_path, tensors):
+    """Writes the module's `tensors`, changed by a function, as a safetensors file."""
+    from safetensors.numpy import save_file
+
+    def write(change=None):
+        content = dict(tensors) if change is None else change(dict(tensors))
+        save_file(content, tmp_path / 'w.safetensors')
+        return tmp_path / 'w.safetensors'
+
+    return write

@@ -175,18 +175,6 @@ def tensors():
     return {name: rng.standard_normal(s).astype(np.float32) for name, s in shapes.items()}
 
 
-@pytest.fixture
-def written(tmp_path, tensors):
-    from safetensors.numpy import save_file
-
-    def write(change=None):
-        content = dict(tensors) if change is None else change(dict(tensors))
-        save_file(content, tmp_path / 'w.safetensors')
-        return tmp_path / 'w.safetensors'
-
-    return write
-
-
 def test_every_problem_is_listed(written, convnext):
     def change(tensors):
         del tensors['stages.0.blocks.1.gamma'], tensors['stages.1.downsample.1.weight']

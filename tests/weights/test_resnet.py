@@ -152,18 +152,6 @@ def tensors():
     return out | {f'{name}.num_batches_tracked': np.array(7) for name in norms}
 
 
-@pytest.fixture
-def written(tmp_path, tensors):
-    from safetensors.numpy import save_file
-
-    def write(change=None):
-        content = dict(tensors) if change is None else change(dict(tensors))
-        save_file(content, tmp_path / 'w.safetensors')
-        return tmp_path / 'w.safetensors'
-
-    return write
-
-
 def test_other_encoders_of_moco_are_left_out(written, tensors, resnet):
     """MoCo v3's file: the query encoder, its projector, and what pretraining needs."""
 
