@@ -27,6 +27,7 @@ from jax_prompt.backbones.swin_config import SwinConfig, merge_name
 from jax_prompt.core.facts import Facts
 from jax_prompt.core.tree import Put, Tree, keep
 from jax_prompt.core.tuner import Place, Tuner
+from jax_prompt.nn.products import Dense
 from jax_prompt.nn.transformer import Mlp, PatchEmbed, pre_norm_block
 from jax_prompt.nn.windows import (
     WindowAttention,
@@ -93,7 +94,8 @@ class Merge(nn.Module):
         x = jnp.concatenate([jnp.tile(prompts, (1, 1, 4)), patches], axis=1)  # [B, P + N/4, 4D]
         norm = nn.LayerNorm(epsilon=cfg.norm_epsilon, dtype=jnp.float32, name='norm')
         y = tuner.after(place, f'{site}_norm', x, norm(x))
-        reduction = nn.Dense(2 * width, use_bias=False, dtype=cfg.dtype, name='reduction')
+        init = nn.initializers.lecun_normal()
+        reduction = Dense(2 * width, False, cfg.dtype, init, name='reduction')
         return tuner.after(place, site, y, reduction(y)).astype(x.dtype)
 
 

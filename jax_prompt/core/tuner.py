@@ -75,6 +75,7 @@ parameter scope. The split, the optimizer and a population under `vmap` need exp
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -137,8 +138,21 @@ class Place:
 
     def without_prompts(self, x: jax.Array) -> jax.Array:
         """Returns the layer's tokens [..., T, D] without the prompts."""
-        first, number = self.prompts_at
-        return jnp.concatenate([x[..., :first, :], x[..., first + number :, :]], axis=-2)
+        return _without(x, *self.prompts_at)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _without(x: jax.Array, first: int, number: int) -> jax.Array:
+    """Leaves out `number` rows from `first` of x [..., T, D]; the gradient gets zeros there."""
+    return jnp.concatenate([x[..., :first, :], x[..., first + number :, :]], axis=-2)
+
+
+def _without_backward(first, number, _, g):
+    zeros = jnp.zeros((*g.shape[:-2], number, g.shape[-1]), g.dtype)
+    return (jnp.concatenate([g[..., :first, :], zeros, g[..., first:, :]], axis=-2),)
+
+
+_without.defvjp(lambda x, first, number: (_without(x, first, number), None), _without_backward)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jax_prompt.nn.products import product, wide
+
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 # Channels up to which the kernel's gradient is one wide product with all shifts of that side; a
 # product for each place of the kernel takes over above it. 4 x 28 x 28 pixels, 128 to 8 channels, 3
@@ -36,7 +38,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
       [B, ceil(H / stride), ceil(W / stride), D].
     """
     if kernel.shape[0] == 1:
-        return x[:, ::stride, ::stride] @ kernel[0, 0]
+        return product(x[:, ::stride, ::stride], kernel[0, 0])
     return _convolve(x, kernel, stride)
 
 
@@ -84,7 +86,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def _product_then_shift(x: jax.Array, kernel: jax.Array) -> jax.Array:
     k, _, inputs, _ = kernel.shape
     flat = kernel.transpose(2, 0, 1, 3).reshape(inputs, -1)  # [C, k * k * D]
-    parts = jnp.split(x @ flat, k * k, axis=-1)  # each [B, H, W, D]
+    parts = jnp.split(product(x, flat), k * k, axis=-1)  # each [B, H, W, D]
     return functools.reduce(jnp.add, (_shifted(p, k, 1, p)[i] for i, p in enumerate(parts)))
 
 
@@ -108,15 +110,13 @@ def _backward(stride, residuals, g):
     x, kernel = residuals
 
     def on_cpu(x, kernel, g):
-        return _image_gradient(kernel, g, stride, x.shape), _kernel_gradient(
-            x, g, stride, kernel.shape[0]
-        )
+        dkernel = _kernel_gradient(x, g, stride, kernel.shape[0])
+        return _image_gradient(kernel, g, stride, x.shape), dkernel.astype(kernel.dtype)
 
     def elsewhere(x, kernel, g):
         return jax.vjp(partial(_plain, stride=stride), x, kernel)[1](g)
 
-    dx, dkernel = jax.lax.platform_dependent(x, kernel, g, cpu=on_cpu, default=elsewhere)
-    return dx, dkernel.astype(kernel.dtype)
+    return jax.lax.platform_dependent(x, kernel, g, cpu=on_cpu, default=elsewhere)
 
 
 _convolve.defvjp(_forward, _backward)
@@ -172,13 +172,13 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, stride: int, k: int) -> jax.Arr
     inputs, outputs = x.shape[3], g.shape[3]
     if stride == 1 and outputs < inputs and outputs <= _FEW:
         columns = jnp.concatenate(_shifted(g, k, 1, x), axis=-1)  # [B, H, W, k * k * D]
-        product = jnp.einsum('bhwc,bhwd->cd', x, columns).reshape(inputs, k, k, outputs)
-        return jnp.flip(product.transpose(1, 2, 0, 3), (0, 1))
+        columns = wide(jnp.einsum, 'bhwc,bhwd->cd', x, columns).reshape(inputs, k, k, outputs)
+        return jnp.flip(columns.transpose(1, 2, 0, 3), (0, 1))
     shifted = _shifted(x, k, stride, g)
     if inputs <= _FEW:
         columns = jnp.concatenate(shifted, axis=-1)  # [B, h, w, k * k * C]
-        return jnp.einsum('bhwc,bhwd->cd', columns, g).reshape(k, k, inputs, outputs)
-    parts = [jnp.einsum('bhwc,bhwd->cd', part, g) for part in shifted]
+        return wide(jnp.einsum, 'bhwc,bhwd->cd', columns, g).reshape(k, k, inputs, outputs)
+    parts = [wide(jnp.einsum, 'bhwc,bhwd->cd', part, g) for part in shifted]
     return jnp.stack(parts).reshape(k, k, inputs, outputs)
 
 

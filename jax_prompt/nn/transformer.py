@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.attention import attend, join_heads, split_heads
 from jax_prompt.nn.layers import drop_path, gelu, patches
+from jax_prompt.nn.products import Dense, product
 
 
 class Attention(nn.Module):
@@ -32,15 +33,13 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
         """Maps tokens [B, T, D] to those that go on, [B, R, D]."""
-        width, init = x.shape[-1], nn.initializers.xavier_uniform()
-        qkv = nn.Dense(
-            3 * width, use_bias=self.qkv_bias, dtype=self.dtype, kernel_init=init, name='qkv'
-        )(x)
+        width = x.shape[-1]
+        qkv = Dense(3 * width, self.qkv_bias, self.dtype, name='qkv')(x)
         qkv = checkpoint_name(tuner.after(place, 'qkv', x, qkv), 'qkv')  # [B, T, 3D]
         q, k, v = tuner.attention(place, *split_heads(qkv, self.num_heads))
         bias = tuner.key_bias(place, k.shape[2])
         y = join_heads(attend(_going_on(q, self.keep, place), k, v, bias))  # [B, R, D]
-        z = nn.Dense(width, dtype=self.dtype, kernel_init=init, name='proj')(y)
+        z = Dense(width, dtype=self.dtype, name='proj')(y)
         return tuner.after(place, 'proj', y, z)
 
 
@@ -64,10 +63,9 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, tuner: Tuner, place: Place) -> jax.Array:
-        init = nn.initializers.xavier_uniform()
-        h = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=init, name='fc1')(x)
+        h = Dense(self.hidden, dtype=self.dtype, name='fc1')(x)
         h = gelu(checkpoint_name(tuner.after(place, 'fc1', x, h), 'fc1'))  # [B, T, M]
-        z = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=init, name='fc2')(h)
+        z = Dense(x.shape[-1], dtype=self.dtype, name='fc2')(h)
         return tuner.after(place, 'fc2', h, z)
 
 
@@ -162,4 +160,4 @@ class PatchEmbed(nn.Module):
         kernel = self.param('kernel', init, shape)
         bias = self.param('bias', nn.initializers.zeros, (self.width,))
         x = patches(images.astype(self.dtype), self.patch_size)  # [B, N, p * p * C]
-        return x @ kernel.reshape(-1, self.width).astype(x.dtype) + bias.astype(x.dtype)
+        return product(x, kernel.reshape(-1, self.width)) + bias.astype(x.dtype)

@@ -23,6 +23,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.attention import attend_windows, join_heads, split_heads
+from jax_prompt.nn.products import Dense
 
 _APART = -100.0  # added to scores of patches that do not belong together, as all sources have it
 
@@ -147,15 +148,13 @@ class WindowAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, tuner: Tuner, place: Place, windows: Windows) -> jax.Array:
         """Maps tokens [B, P + N, D], prompts first, to [B, P + N, D], or [B, N, D] if they end."""
-        width, init = x.shape[-1], nn.initializers.xavier_uniform()
+        width = x.shape[-1]
         table, inverse, region = windows
         num_prompts, num_places = x.shape[1] - inverse.shape[0], table.shape[0]
         area = self.window**2  # T
         if num_places > inverse.shape[0]:
             x = jnp.concatenate([x, jnp.zeros_like(x[:, :1])], axis=1)  # what padding is
-        qkv = nn.Dense(
-            3 * width, use_bias=self.qkv_bias, dtype=self.dtype, kernel_init=init, name='qkv'
-        )(x)
+        qkv = Dense(3 * width, self.qkv_bias, self.dtype, name='qkv')(x)
         qkv = checkpoint_name(tuner.after(place, 'qkv', x, qkv), 'qkv')  # [B, P + N (+ 1), 3D]
         batch, count = x.shape[0], num_places // area  # B, W
         mixed = place.mixes_images
@@ -169,7 +168,7 @@ class WindowAttention(nn.Module):
         prompts = _averaged(y[:, : num_prompts - asking], count, mixed)  # [B, P or 0, D]
         patches = y[:, num_prompts - asking :].reshape(batch, num_places, width)
         y = jnp.concatenate([prompts, from_windows(patches, table, inverse)], axis=1)
-        z = nn.Dense(width, dtype=self.dtype, kernel_init=init, name='proj')(y)
+        z = Dense(width, dtype=self.dtype, name='proj')(y)
         return tuner.after(place, 'proj', y, z)
 
     def _bias(self, region: jax.Array | None, num_prompts: int, num_extra: int) -> jax.Array:

@@ -14,6 +14,7 @@ from typing import Any
 
 from jax_prompt.backbones.table import lookup
 from jax_prompt.calibrate.spt import Calibration
+from jax_prompt.core.devices import product_dtype
 from jax_prompt.core.ranges import KINDS, at_least, check_values, seed
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS, check_fits, get_method
@@ -22,6 +23,7 @@ from jax_prompt.search.sizing import Population
 from jax_prompt.train.masked import Masked
 from jax_prompt.train.optim import Hyper, Optim, check_warmup
 from jax_prompt.train.options import Engine, Input, Model
+from jax_prompt.train.processes import from_primary
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,12 @@ def resolve(config: Mapping[str, Any]) -> RunConfig:
       ValueError: an unknown key (the nearest valid one is named), a value of a wrong type, or one
         that its dataclass refuses.
     """
-    return _build(RunConfig, dict(config), '')
+    out: RunConfig = _build(RunConfig, dict(config), '')
+    if out.model.dtype != 'auto':
+        return out
+    dtype, reason = from_primary(product_dtype)
+    print(f'model.dtype=auto: {dtype}, for {reason}', flush=True)
+    return replace(out, model=replace(out.model, dtype=dtype))
 
 
 def _build(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:

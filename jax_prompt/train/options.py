@@ -51,7 +51,9 @@ class Model:
 
     Attributes:
       pool: how tokens become features: 'cls', 'mean' or 'mean_prompts'; '': as the backbone does.
-      dtype: dtype of matrix products, 'float32' or 'bfloat16'.
+      dtype: dtype of matrix products, 'float32' or 'bfloat16' (with float32 sums); 'auto': bfloat16
+        where the device multiplies it faster (`core/devices.py`). The run's config.json holds the
+        choice.
       frozen_dtype: dtype in which frozen weights are kept, 'float32' or 'bfloat16'.
       remat: what the backward pass recomputes: 'none', 'save' or 'full' (`backbones/stack.py`);
         'auto': the run chooses (`train/memory.py`).
