@@ -1,9 +1,9 @@
 """Matrix products, and the dense layer made of one.
 
-In bfloat16 a product is computed with a float32 result, forward and backward, and cast once. That is
-the more exact form, and what the units of TPUs and GPUs do inside. On CPUs that multiply bfloat16
-(AVX512-BF16, AMX) XLA takes it to a library, the one with a bfloat16 result it does not: [1976, 768]
-by [768, 3072] on two cores of an AMD EPYC: 424 GFLOP/s instead of 202 (float32: 200).
+In bfloat16 a product is computed with a float32 result, forward and backward, and cast once. That
+is the more exact form, and what the units of TPUs and GPUs do inside. On CPUs with AVX512-BF16, XLA
+leaves such a product to a library, but not one with a bfloat16 result: [1976, 768] by [768, 3072]
+on two idle cores of an AMD EPYC: 424 GFLOP/s instead of 202 (float32: 200).
 """
 
 from collections.abc import Callable

@@ -7,6 +7,23 @@ from typing import Any
 RIVALS = ('torch', 'torch_compile')
 
 
+def spreads(turns: Mapping[str, list[dict]]) -> dict[str, float]:
+    """Returns how well each ratio to a rival is known, by 'SIDE : RIVAL'.
+
+    It is the standard error of the median of the turns' ratios, divided by the median; turns that
+    lie beside each other met the same load.
+    """
+    found = {}
+    for rival in [n for n in turns if n in RIVALS]:
+        for name in [n for n in turns if n not in RIVALS]:
+            pairs = zip(turns[rival], turns[name], strict=True)
+            ratios = [theirs['seconds'] / mine['seconds'] for theirs, mine in pairs]
+            deviation = statistics.stdev(ratios) if len(ratios) > 1 else float('inf')
+            error = 1.2533 * deviation / len(ratios) ** 0.5  # of a median of normal draws
+            found[f'{name} : {rival}'] = error / statistics.median(ratios)
+    return found
+
+
 def summary(first: Mapping[str, Any], turns: list[dict], batch: int) -> dict[str, Any]:
     """Summarises a side's turns."""
     times, last = [turn['seconds'] for turn in turns], dict(turns[-1])
@@ -40,7 +57,9 @@ def show_step(result: Mapping[str, Any]) -> None:
             speed = sides[rival]['seconds_per_step'] / sides[name]['seconds_per_step']
             memory = sides[name][key] / max(sides[rival][key], 1e-9)
             peak = sides[name]['peak_mb'] / sides[rival]['peak_mb']
+            spread = result['spreads'][f'{name} : {rival}']
+            known = '' if spread < 0.05 else f' (known within {spread:.0%} only)'
             print(
-                f'{name} : {rival}   speed {speed:.2f} x   process {peak:.2f} x   '
+                f'{name} : {rival}   speed {speed:.2f} x{known}   process {peak:.2f} x   '
                 f'above start {memory:.2f} x'
             )

@@ -4,6 +4,7 @@
     python launch/speed/speed.py step --arch swin_t_224 --method lion
     python launch/speed/speed.py forward --arch vit_ti16_224 --batch 64
     python launch/speed/speed.py ops --arch vit_ti16_224 --batch 8 --prompts 50
+    python launch/speed/speed.py machine
 
 `step`: a method's own parameters and the head by SGD with momentum. On a ViT or a Swin the method
 is VPT-deep, on a ResNet a border of pixels (`vpt_pad`); `--method lion` runs on all, its solves by
@@ -18,7 +19,12 @@ full` and `--rival torch torch_compile` run more sides at once. A batch is compu
 that a run would choose, `--micro_batch` says otherwise. `forward` is the same for evaluation.
 
 Measure on an idle machine. Where other work shares the cores, PyTorch's OpenMP threads spin, and
-small models look up to 30 times slower than they are: a busy machine is warned of.
+small models look up to 30 times slower than they are: a busy machine is warned of. Turns go on until
+each ratio to a rival is known within 5 % (the standard error of its median over the turns), or for
+four times as many turns; then the table says that it isn't known so well.
+
+`machine`: the rates of matrix products in NumPy, JAX and PyTorch, beside which figures of different
+machines can be compared.
 
 `ops`: forward and backward of attention and GELU written in several ways, in turns as well.
 
@@ -45,7 +51,7 @@ from typing import Any
 import numpy as np
 from bench_arch import METHODS, RIVALLED, VITS
 from bench_machine import machine, reset_peak, resident
-from bench_table import RIVALS, show_step, summary
+from bench_table import RIVALS, show_step, spreads, summary
 
 from jax_prompt.backbones.architectures import ARCHITECTURES
 from jax_prompt.door import enter
@@ -196,13 +202,16 @@ def bench_step(args: argparse.Namespace) -> dict[str, Any]:
                         firsts[name][f'uncached_{key}'] = uncached[key]
             check_losses(firsts, TOLERANCE['float32' if exact else 'reduced'])
             turns: dict[str, list[dict]] = {name: [] for name in names}
-            for _ in range(args.turns):
+            for turn in range(4 * args.turns):
                 for side in sides:
                     turns[side.name].append(side.run(args.steps))
+                if turn + 1 >= args.turns and max(spreads(turns).values(), default=0.0) < 0.05:
+                    break
         finally:
             for side in sides:
                 side.close()
-    return {'sides': {name: summary(firsts[name], turns[name], args.batch) for name in names}}
+    done = {name: summary(firsts[name], turns[name], args.batch) for name in names}
+    return {'sides': done, 'spreads': spreads(turns)}
 
 
 def parse() -> argparse.Namespace:
@@ -226,6 +235,10 @@ def parse() -> argparse.Namespace:
         command.add_argument('--turns', type=int, default=5, help='turns of each side')
         command.add_argument('--steps', type=int, default=5, help='steps (or calls) a turn')
         command.add_argument('--out', type=Path, help='JSON file for the figures')
+    rates = commands.add_parser('machine', help='rates of matrix products')
+    rates.add_argument('--size', type=int, default=2048)
+    rates.add_argument('--turns', type=int, default=5)
+    rates.add_argument('--out', type=Path, help='JSON file for the figures')
     for command in (step, forward):
         command.add_argument('--rival', choices=RIVALS, nargs='*', default=['torch'])
         command.add_argument('--remat', choices=REMATS, nargs='+', help='default: as in a run')
@@ -245,7 +258,7 @@ def parse() -> argparse.Namespace:
         if args.method not in METHODS[family]:
             parser.error(f'--method {args.method}; allowed on a {family}: {METHODS[family]}')
         args.remat = args.remat or ['none' if family == 'resnet' else 'save']
-    if args.command != 'serve':
+    if args.command not in ('serve', 'machine'):
         args.prompts = args.prompts or (10 if getattr(args, 'method', '') == 'vpt_pad' else 50)
     return args
 
@@ -268,6 +281,10 @@ def main() -> None:
     if args.command in ('step', 'forward'):
         result |= bench_step(args)
         show_step(result)
+    elif args.command == 'machine':
+        from bench_rates import bench_machine
+
+        result |= bench_machine(args)
     else:
         from bench_ops import bench_ops
 

@@ -4,6 +4,7 @@ import pytest
 
 from configs import lion, offline, pretrain, quickstart, tune
 from jax_prompt.methods import METHODS
+from jax_prompt.runs import config as config_room
 from jax_prompt.runs.config import RunConfig, resolve
 from jax_prompt.runs.config_file import parse_arg
 
@@ -73,3 +74,13 @@ def test_run_config_prompts_option_reaches_methods_with_prompts_only():
     base = {'data': 'digits', 'backbone': 'vit_micro', 'search': False}
     assert RunConfig(method='linear', **base).tuner_options == {}
     assert RunConfig(method='vpt_deep', num_prompts=7, **base).tuner_options == {'num_prompts': 7}
+
+
+def test_dtype_auto_becomes_that_of_the_device_and_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(config_room, 'product_dtype', lambda: ('bfloat16', 'a reason'))
+    values = resolve(tune.get_config('method=linear')).to_dict()
+    values['model']['dtype'] = 'auto'
+    resolved = resolve(values)
+    assert resolved.model.dtype == 'bfloat16'
+    assert capsys.readouterr().out == 'model.dtype=auto: bfloat16, for a reason\n'
+    assert resolve(resolved.to_dict()) == resolved  # what is saved asks for nothing more
