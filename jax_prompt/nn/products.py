@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+Axes = tuple[int, ...]
+
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Computes x @ kernel in the dtype of x.
@@ -27,12 +29,12 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     if x.dtype == jnp.bfloat16:
         return _half(x, kernel)
-    return _contract(x, kernel.astype(x.dtype), x.ndim - 1, 0)
+    return _contract(x, kernel.astype(x.dtype), (x.ndim - 1,), (0,))
 
 
 @jax.custom_vjp
 def _half(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return wide(_contract, x, kernel.astype(x.dtype), x.ndim - 1, 0).astype(x.dtype)
+    return wide(_contract, x, kernel.astype(x.dtype), (x.ndim - 1,), (0,)).astype(x.dtype)
 
 
 def _half_forward(x, kernel):
@@ -41,7 +43,7 @@ def _half_forward(x, kernel):
 
 def _half_backward(residuals, g):
     x, kernel = residuals
-    dx = wide(_contract, g, kernel.astype(g.dtype), g.ndim - 1, 1).astype(x.dtype)
+    dx = wide(_contract, g, kernel.astype(g.dtype), (g.ndim - 1,), (1,)).astype(x.dtype)
     rows = tuple(range(x.ndim - 1))
     return dx, wide(_contract, x, g, rows, rows).astype(kernel.dtype)
 
@@ -49,10 +51,9 @@ def _half_backward(residuals, g):
 _half.defvjp(_half_forward, _half_backward)
 
 
-def _contract(x: jax.Array, y: jax.Array, left: Any, right: Any, **options: Any) -> jax.Array:
-    """Sums over the axes `left` of x and `right` of y, an axis or several."""
-    axes = tuple((axis,) if isinstance(axis, int) else axis for axis in (left, right))
-    return lax.dot_general(x, y, (axes, ((), ())), **options)
+def _contract(x: jax.Array, y: jax.Array, left: Axes, right: Axes, **options: Any) -> jax.Array:
+    """Sums over the axes `left` of x and `right` of y."""
+    return lax.dot_general(x, y, ((left, right), ((), ())), **options)
 
 
 def wide(operation: Callable[..., jax.Array], *args: Any) -> jax.Array:

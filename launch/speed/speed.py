@@ -19,9 +19,9 @@ full` and `--rival torch torch_compile` run more sides at once. A batch is compu
 that a run would choose, `--micro_batch` says otherwise. `forward` is the same for evaluation.
 
 Measure on an idle machine. Where other work shares the cores, PyTorch's OpenMP threads spin, and
-small models look up to 30 times slower than they are: a busy machine is warned of. Turns go on until
-each ratio to a rival is known within 5 % (the standard error of its median over the turns), or for
-four times as many turns; then the table says that it isn't known so well.
+small models look up to 30 times slower than they are: a busy machine is warned of. Turns go on
+until each ratio to a rival is known within 5 % (the standard error of its median over the turns),
+or for four times as many turns; then the table says that it isn't known so well.
 
 `machine`: the rates of matrix products in NumPy, JAX and PyTorch, beside which figures of different
 machines can be compared.
