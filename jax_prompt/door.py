@@ -29,15 +29,16 @@ _EXTRAS = {
 }
 
 
-def enter(main: Callable[[], Any]) -> NoReturn:
+def enter(main: Callable[..., Any], *args: Any) -> NoReturn:
     """Runs a command and ends the process.
 
     Args:
       main: the command; returns its exit code, None for 0.
+      *args: its arguments.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = main() or 0
+        code = main(*args) or 0
         sys.stdout.flush()
     except BrokenPipeError:
         # Python writes what is left at exit, and would fail again.

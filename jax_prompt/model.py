@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.families import family_of
-from jax_prompt.core.backbone import Backbone
+from jax_prompt.backbones.stack import Stacked
 from jax_prompt.core.facts import Facts
 from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec, Cut
 from jax_prompt.core.tree import Tree
@@ -34,7 +34,7 @@ class Classifier:
         'kaiming': normal with variance 2 / K, bias -log(99), as VPT's code.
     """
 
-    backbone: Backbone
+    backbone: Stacked
     spec: BackboneSpec
     tuner: Tuner
     num_classes: int

@@ -260,7 +260,7 @@ MUTANTS = (
     Mutant(
         'padding-in-the-loss',
         'train/step.py',
-        'loss = jnp.sum(losses * weights) / jnp.maximum(total, 1.0)',
+        'loss = jnp.sum(losses * part.weights) / jnp.maximum(total, 1.0)',
         'loss = jnp.sum(losses) / jnp.maximum(total, 1.0)',
         ('search/test_padded_steps.py', 'train/test_mesh.py'),
     ),

@@ -26,7 +26,7 @@ from jax_prompt.runs.restore import read_config
 from jax_prompt.runs.workdir import open_workdir
 from jax_prompt.train.log import read_json, read_metrics
 from jax_prompt.train.snapshots import load_snapshot
-from jax_prompt.weights.cache import Record, read_record, write_record
+from jax_prompt.weights.cache import FileRecord, read_record, write_record
 from jax_prompt.weights.load import load_weights, save_converted
 from jax_prompt.weights.readers import read
 from jax_prompt.weights.writer import write_safetensors
@@ -252,7 +252,7 @@ def _tuned(folder: Path) -> list[Kind]:
     stream = io.BytesIO()
     metadata = {KEY: json.dumps(_HEADER), SUM: hash_tree(unflatten(flat), _HEADER)}
     write_safetensors(stream, flat, '', metadata)
-    write_record(folder / 'w', Record('https://example.org/w', 'ab' * 32, 100, 'publisher'))
+    write_record(folder / 'w', FileRecord('https://example.org/w', 'ab' * 32, 100, 'publisher'))
     record = (folder / 'w.fetched.json').read_bytes()
 
     def tuned(path: Path) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from jax_prompt.backbones import convnext, resnet, stack, swin, vit
 from jax_prompt.backbones.architectures import Config
-from jax_prompt.core.backbone import Backbone
 from jax_prompt.core.tree import Tree, flatten, segment_span
 
 
@@ -24,7 +23,7 @@ class Family:
         what puts its leaves in place) -> tree.
     """
 
-    make: Callable[[Any, tuple[int, ...]], Backbone]
+    make: Callable[[Any, tuple[int, ...]], stack.Stacked]
     adapt: Callable[..., Tree] = stack.adapt
 
 

@@ -37,7 +37,8 @@ class Blocks(NamedTuple):
 
     Attributes:
       module: one of them. It is called with (x, tuner, place, drop path rate) and returns x.
-      entering: shape of something that may enter it, by which its parameters are made.
+      entering: shape of something that may enter it. Its parameters are made by it, and those of
+        what follows these blocks (`between`, `pool`).
       loop: whether it may run as a loop of the compiled program.
     """
 
@@ -127,7 +128,9 @@ class Stacked(nn.Module):
                 continue  # a prefix needs no parameters beyond its stop
             blocks = self.blocks((first, last), tuner.facts(self.config.spec()))
             weights = self.param(segment_name(first, last), partial(_init, blocks, last - first))
-            if inside:
+            if self.is_initializing():
+                x = jnp.zeros(blocks.entering)  # parameters ask for shapes: no block has to run
+            elif inside:
                 x = self._run(blocks, weights, x, tuner, params, place, (first, last))
         return self.pool(x, tuner, place) if stop.block >= depth else x
 

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         check_ready(benchmark, root)  # here, so that it is said once
         places = shares(found.workers, find_gpus(), find_cores())
         command = [sys.executable, '-c', _CHILD, 'benchmark', *argv]
-        lost = Crew(command, places, _say).run(Display(look, _say).look)
+        lost = Crew(command, places, _say).run(Display(look, _say).tell)
         if lost:
             _say(f'first worker that was lost: {lost}')
         stands = look()

@@ -75,7 +75,7 @@ def pick_images(run: Restored, options: Options) -> np.ndarray:
     return images
 
 
-def look(run: Restored, params: Tree, images: np.ndarray) -> dict[str, np.ndarray]:
+def measure(run: Restored, params: Tree, images: np.ndarray) -> dict[str, np.ndarray]:
     """Measures tokens and attention of one set of weights, means over the images.
 
     Returns:
@@ -137,7 +137,7 @@ def diagnose(workdir: Path, out: Path, options: Options) -> dict[str, Any]:
         )
     weights = [load_snapshot(path, run.trainable) for path in snapshots.values()]
     params = [merge(tree, run.frozen) for tree in weights or [run.trainable]]
-    seen = [look(run, one, images) for one in params]
+    seen = [measure(run, one, images) for one in params]
     numbers: dict[str, Any] = {
         'run': workdir.name,
         'method': method,

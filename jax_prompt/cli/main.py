@@ -58,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     Args:
       argv: the words after `jax-prompt`; None: those of this process.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    enter(lambda: run_command(words))
+    enter(run_command, list(sys.argv[1:] if argv is None else argv))
 
 
 def run_command(words: Sequence[str]) -> int | None:

@@ -109,9 +109,12 @@ class BackboneSpec:
         return not self.has_tokens
 
     @property
-    def masks_prompts(self) -> bool:
-        """Whether attention asks `Tuner.key_bias`, which can leave prompts out."""
-        return self.has_tokens and not self.windowed
+    def attends_globally(self) -> bool:
+        """Whether attention is among all tokens of an image, and all layers have as many.
+
+        Such attention asks `Tuner.key_bias`, which can leave prompts out.
+        """
+        return self.has_tokens and not self.windowed and not self.stages
 
     def runs(self, layers: range | None = None) -> dict[str, 'BackboneSpec']:
         """Returns each stage as a backbone of its own, by name; {'': this} where there are none.

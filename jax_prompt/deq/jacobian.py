@@ -1,14 +1,12 @@
 """The Jacobian J = df/dz of a cell: how large it is, and a penalty that keeps it small."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jax_prompt.deq.anderson import norm
-
-Cell = Callable[[Any, jax.Array], jax.Array]
+from jax_prompt.deq.fixed_point import Cell
 
 
 def spectral_radius(

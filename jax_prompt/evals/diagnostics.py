@@ -79,28 +79,16 @@ def normalised_mutual_information(joint: np.ndarray) -> np.ndarray:
     return np.clip(out, 0.0, 1.0)  # rounding alone leaves it
 
 
-def linear_cka(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Computes the linear centred kernel alignment of two sets of features.
+def cka_between_layers(prompts: np.ndarray, patches: np.ndarray) -> np.ndarray:
+    """Computes the linear CKA of each layer's prompts with each layer's patches (SPT, Fig. S4).
+
+    The examples are the D channels, x and y the prompts and the patches of an image:
 
         ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F),   columns of X and Y centred
 
     Kornblith et al., "Similarity of Neural Network Representations Revisited", arXiv:1905.00414,
-    section 3. It is 1 for an orthogonal transform or an isotropic scaling of the same features.
-
-    Args:
-      x: [..., n, p], n examples of p features.
-      y: [..., n, q].
-
-    Returns:
-      [...] float64 in [0, 1]; 0 where one of them is constant over the examples.
-    """
-    x, y = _centred(x), _centred(y)
-    across, scale = _product_norm(x, y) ** 2, _product_norm(x, x) * _product_norm(y, y)
-    return np.divide(across, scale, out=np.zeros_like(scale), where=scale > 0)
-
-
-def cka_between_layers(prompts: np.ndarray, patches: np.ndarray) -> np.ndarray:
-    """Computes the linear CKA of each layer's prompts with each layer's patches (SPT, Fig. S4).
+    section 3. It is 1 for an orthogonal transform or an isotropic scaling of the same features, and
+    0 where one of them is constant over the examples.
 
     Args:
       prompts: [L, B, P, D].

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.backbones.vit import ViT
+from jax_prompt.backbones.families import family_of
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.model import Classifier
@@ -105,13 +105,13 @@ def record(classifier: Classifier, params: Tree, images: jax.Array) -> Record:
     Raises:
       ValueError: the backbone's blocks differ in width or attend within windows.
     """
-    if not isinstance(classifier.backbone, ViT):
+    spec = classifier.spec
+    if not spec.attends_globally:
         raise ValueError(
-            f'tokens and attention of a {classifier.spec.family} can not be laid side by side over '
-            "its stages and windows; allowed: backbones of the family 'vit'"
+            f'tokens and attention of a {spec.family} can not be laid side by side over its stages '
+            "and windows; allowed: backbones of the family 'vit'"
         )
     tokens, attention = _record(classifier, params, images)
-    spec = classifier.spec
     return Record(np.asarray(tokens), np.asarray(attention), spec.num_lead, spec.num_patches)
 
 
@@ -121,7 +121,7 @@ def _record(classifier: Classifier, params: Tree, images: jax.Array) -> tuple[An
     recorder = Recorder(classifier.spec.num_patches)
     tuner = Compose((('tuner', classifier.tuner), ('recorder', recorder)))
     own = {group: {'tuner': leaves} for group, leaves in params.get('tuner', {}).items()}
-    backbone = ViT(config, classifier.backbone.seams)
+    backbone = family_of(config).make(config, classifier.backbone.seams)
     backbone.apply({'params': params['backbone']}, images, tuner, own)
     return jnp.stack(recorder.tokens), jnp.stack(recorder.attentions)
 

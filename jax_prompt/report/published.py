@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from jax_prompt.report.papers import PAPERS, Figure, Groups
-from jax_prompt.report.summary import Cell, Line, all_tasks, mean_of, with_wins
+from jax_prompt.report.summary import Line, TableCell, all_tasks, mean_of, with_wins
 
 
 def published(figures: Iterable[Figure], groups: Groups, benchmark: str) -> list[Line]:
@@ -51,33 +51,35 @@ def _line(figures: list[Figure], groups: Groups) -> Line:
         groups=means,
         mean=_overall(groups, tasks, means),
         mean_of_groups=replace(mean_of(list(means.values())), note='computed'),
-        trainable=Cell(holes=('not printed',)),
-        trainable_head=Cell(float(counts[0])) if counts else Cell(holes=('not printed',)),
+        trainable=TableCell(holes=('not printed',)),
+        trainable_head=TableCell(float(counts[0])) if counts else TableCell(holes=('not printed',)),
     )
 
 
-def _cell(task: str, figure: Figure | None) -> Cell:
-    return Cell(holes=(f'{task} (not printed)',)) if figure is None else _printed(figure)
+def _cell(task: str, figure: Figure | None) -> TableCell:
+    return TableCell(holes=(f'{task} (not printed)',)) if figure is None else _printed(figure)
 
 
-def _printed(figure: Figure) -> Cell:
-    return Cell(figure.value, note=figure.table)
+def _printed(figure: Figure) -> TableCell:
+    return TableCell(figure.value, note=figure.table)
 
 
 def _group(
-    group: str, groups: Groups, printed: Mapping[str, Figure], tasks: Mapping[str, Cell]
-) -> Cell:
+    group: str, groups: Groups, printed: Mapping[str, Figure], tasks: Mapping[str, TableCell]
+) -> TableCell:
     if group in printed:
         return _printed(printed[group])
     return replace(mean_of([tasks[task] for task in groups[group]]), note='computed')
 
 
-def _overall(groups: Groups, tasks: Mapping[str, Cell], means: Mapping[str, Cell]) -> Cell:
+def _overall(
+    groups: Groups, tasks: Mapping[str, TableCell], means: Mapping[str, TableCell]
+) -> TableCell:
     """The mean over all tasks, from the tasks' figures or else from the groups' means."""
     cell = mean_of(list(tasks.values()))
     values = [cell.mean for cell in means.values()]
     if cell.mean is None and None not in values:
         sizes = [len(names) for names in groups.values()]
         total = sum(v * n for v, n in zip(values, sizes, strict=True) if v is not None)
-        cell = Cell(total / sum(sizes))
+        cell = TableCell(total / sum(sizes))
     return replace(cell, note='computed')

@@ -7,7 +7,7 @@ from html import escape
 
 from jax_prompt.report.marks import side_by_side, style, to_svg_shape
 from jax_prompt.report.papers import Groups
-from jax_prompt.report.summary import Cell, Line
+from jax_prompt.report.summary import Line, TableCell
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 20, 52  # margins
@@ -68,7 +68,7 @@ def make_scatters(lines: Sequence[Line], groups: Groups) -> list[Scatter]:
     numbers = {id(line): i for i, line in enumerate(line for line in lines if not line.paper)}
     names = _names(lines)
     y_name, accuracy = _accuracy(lines, groups)
-    costs: list[tuple[str, str, Callable[[Line], Cell]]] = [
+    costs: list[tuple[str, str, Callable[[Line], TableCell]]] = [
         ('accuracy_by_trainable', 'trained parameters with head, millions', _trainable),
         ('accuracy_by_seconds', 'seconds a run, mean over tasks', lambda line: line.seconds),
     ]
@@ -99,11 +99,11 @@ def _names(lines: Sequence[Line]) -> list[str]:
     return names
 
 
-def _trainable(line: Line) -> Cell:
+def _trainable(line: Line) -> TableCell:
     return line.trainable_head
 
 
-def _accuracy(lines: Sequence[Line], groups: Groups) -> tuple[str, Callable[[Line], Cell]]:
+def _accuracy(lines: Sequence[Line], groups: Groups) -> tuple[str, Callable[[Line], TableCell]]:
     measured = [line for line in lines if not line.paper] or list(lines)
     total = sum(map(len, groups.values()))
     if any(line.mean.mean is not None for line in measured):

@@ -3,7 +3,7 @@
 A mean stands only for what its name says. Where a task is missing, its group's mean, the mean of
 all tasks and the mean of the groups are holes that name the task; nothing is averaged over fewer
 tasks. Where the seeds of a cell were run with different settings, the cell is a hole too. Where the
-tasks of a mean were run with different settings, the mean names them (`Cell.mixed`).
+tasks of a mean were run with different settings, the mean names them (`TableCell.mixed`).
 """
 
 import statistics
@@ -18,7 +18,7 @@ from jax_prompt.report.settings import differing, edges_of, in_words
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One value of a report, or a hole.
 
     Attributes:
@@ -84,16 +84,16 @@ class Line:
     backbone: str
     weights: str
     ours: str
-    tasks: Mapping[str, Cell]
-    groups: Mapping[str, Cell]
-    mean: Cell
-    mean_of_groups: Cell
+    tasks: Mapping[str, TableCell]
+    groups: Mapping[str, TableCell]
+    mean: TableCell
+    mean_of_groups: TableCell
     wins: Mapping[str, Wins] = field(default_factory=dict)
-    trainable: Cell = Cell()
-    trainable_head: Cell = Cell()
-    seconds: Cell = Cell()
-    images_per_second: Cell = Cell()
-    peak_memory_mb: Cell = Cell()
+    trainable: TableCell = TableCell()
+    trainable_head: TableCell = TableCell()
+    seconds: TableCell = TableCell()
+    images_per_second: TableCell = TableCell()
+    peak_memory_mb: TableCell = TableCell()
     seeds: str = ''
     edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -175,17 +175,19 @@ def _line(
     tasks = all_tasks(groups)
     clean = {task: _seeds(found.get(task, []), name) for task in tasks}
 
-    def per_task(value: Callable[[Row], float | None]) -> dict[str, Cell]:
+    def per_task(value: Callable[[Row], float | None]) -> dict[str, TableCell]:
         return {task: _cell(task, *clean[task], value) for task in tasks}
 
-    def mean(cells: Sequence[Cell], by_seed: Sequence[Mapping], names: Sequence[str]) -> Cell:
+    def mean(
+        cells: Sequence[TableCell], by_seed: Sequence[Mapping], names: Sequence[str]
+    ) -> TableCell:
         cell, own = mean_of(cells, by_seed), [row for task in names for row in clean[task][0]]
         if cell.mean is None:
             return cell
         # Each task has data of its own, so that data may differ.
         return replace(cell, mixed=differing(own, besides=('data', 'benchmark')))
 
-    def overall(value: Callable[[Row], float | None]) -> Cell:
+    def overall(value: Callable[[Row], float | None]) -> TableCell:
         return mean(list(per_task(value).values()), (), tasks)
 
     def percent(row: Row) -> float | None:
@@ -238,15 +240,15 @@ def _seeds(rows: Sequence[Row], name: str) -> tuple[list[Row], str]:
     return done, ''
 
 
-def _cell(task: str, rows: list[Row], why: str, value: Callable[[Row], float | None]) -> Cell:
+def _cell(task: str, rows: list[Row], why: str, value: Callable[[Row], float | None]) -> TableCell:
     values = [v for v in map(value, rows) if v is not None]
     if not rows or len(values) < len(rows):
-        return Cell(holes=(f'{task} ({why or "not recorded"})',))
+        return TableCell(holes=(f'{task} ({why or "not recorded"})',))
     sd = statistics.stdev(values) if len(values) > 1 else None
-    return Cell(statistics.fmean(values), sd, len(values))
+    return TableCell(statistics.fmean(values), sd, len(values))
 
 
-def mean_of(cells: Sequence[Cell], by_seed: Sequence[Mapping[int, float]] = ()) -> Cell:
+def mean_of(cells: Sequence[TableCell], by_seed: Sequence[Mapping[int, float]] = ()) -> TableCell:
     """Averages cells, or names their holes.
 
     Args:
@@ -257,12 +259,12 @@ def mean_of(cells: Sequence[Cell], by_seed: Sequence[Mapping[int, float]] = ()) 
     holes = tuple(dict.fromkeys(hole for cell in cells for hole in cell.holes))
     values = [cell.mean for cell in cells if cell.mean is not None]
     if holes or len(values) < len(cells):
-        return Cell(holes=holes)
+        return TableCell(holes=holes)
     sd = None
     seeds = set(by_seed[0]) if by_seed else set()
     if len(seeds) > 1 and all(set(one) == seeds for one in by_seed):
         sd = statistics.stdev(statistics.fmean(one[seed] for one in by_seed) for seed in seeds)
-    return Cell(statistics.fmean(values), sd, min(cell.count for cell in cells))
+    return TableCell(statistics.fmean(values), sd, min(cell.count for cell in cells))
 
 
 def _seed_means(groups: Groups, by_seed: Mapping[str, Mapping[int, float]]) -> list[dict]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from jax_prompt.report.escape import for_csv, for_latex, for_latex_comment, for_markdown
 from jax_prompt.report.papers import Groups
-from jax_prompt.report.summary import Cell, Line, Wins, all_tasks
+from jax_prompt.report.summary import Line, TableCell, Wins, all_tasks
 
 HOLE = '\u2013'  # an en dash
 MIXED = '†'  # after a mean over tasks whose runs have different settings
@@ -62,10 +62,10 @@ def _shared(table: Table) -> Table:
     )
 
 
-def show(cell: Cell, digits: int = 2) -> str:
+def show(cell: TableCell, digits: int = 2) -> str:
     """Formats a value with its spread, or a hole with what it misses.
 
-    >>> show(Cell(79.9, 0.351, 3))
+    >>> show(TableCell(79.9, 0.351, 3))
     '79.90 ± 0.35'
     """
     if cell.mean is None:
@@ -136,11 +136,11 @@ def _at_edge(line: Line) -> str:
     return f'The search of {line.label} chose {"; ".join(parts)}: a better value may lie beyond.'
 
 
-def _bare(cell: Cell, digits: int) -> str:
+def _bare(cell: TableCell, digits: int) -> str:
     return HOLE if cell.mean is None else f'{cell.mean:,.{digits}f}{MIXED if cell.mixed else ""}'
 
 
-def _mixed(lines: Sequence[Line], cells: Callable[[Line], Iterable[Cell]]) -> tuple[str, ...]:
+def _mixed(lines: Sequence[Line], cells: Callable[[Line], Iterable[TableCell]]) -> tuple[str, ...]:
     """Says of each line whose means are marked in which settings its tasks differ."""
     found = []
     for line in lines:
@@ -269,7 +269,7 @@ def to_csv(lines: Sequence[Line]) -> str:
     return out.getvalue()
 
 
-def _cells(line: Line) -> list[tuple[str, str, Cell]]:
+def _cells(line: Line) -> list[tuple[str, str, TableCell]]:
     cells = [('accuracy (%)', task, cell) for task, cell in line.tasks.items()]
     cells += [('accuracy (%)', group, cell) for group, cell in line.groups.items()]
     cells += [
@@ -281,4 +281,4 @@ def _cells(line: Line) -> list[tuple[str, str, Cell]]:
         ('images/s', 'training', line.images_per_second),
         ('peak memory (MB)', 'a run', line.peak_memory_mb),
     ]
-    return [(quantity, name, cell) for quantity, name, cell in cells if cell != Cell()]
+    return [(quantity, name, cell) for quantity, name, cell in cells if cell != TableCell()]

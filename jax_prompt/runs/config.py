@@ -132,7 +132,8 @@ class RunConfig:
             )
         everything = self.method in ('full', 'retrain')
         share, clip = self.model.patch_drop_rate, self.optim.clip_norm
-        self.masked.check(network.family, share, clip, everything)
+        drops = hasattr(network, 'patch_drop_rate')
+        self.masked.check(drops, share, clip, everything)
         if self.search and self.search_epochs and not self.refit:
             raise ValueError(
                 'refit=False tests the chosen candidate as it is, so search_epochs '

@@ -1,30 +1,30 @@
-"""The trainings of a prepared run: the search, the final training, and the one after pruning."""
+"""What a prepared run trains: the search's candidates, the final training, and one after pruning.
+
+`runs/run.py` trains the last two. Each is given as a job and its initial state.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 from jax_prompt.core.grids import edges
 from jax_prompt.methods import get_method
-from jax_prompt.runs.ahead import images_after
+from jax_prompt.runs.config import RunConfig
 from jax_prompt.runs.prepare import Prepared, Start
 from jax_prompt.runs.program import init_added
 from jax_prompt.runs.prune import choose_kept, pruned_program
 from jax_prompt.search.search import Candidate, Chosen, Search
-from jax_prompt.train.job import Data, Fit, Job
+from jax_prompt.train.job import Fit, Job
 from jax_prompt.train.log import read_json, write_json
-from jax_prompt.train.loop import fit
-from jax_prompt.train.optim import Hyper
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training ended with, and where it lies.
+    """What the trainings of a run have come to.
 
     Attributes:
-      job: the training.
+      job: the last training.
       start: its initial state.
       fit: what it gave.
-      directory: where its checkpoints lie, below the run directory.
       searched: the rows of a search that came before, [] without one.
       earlier: seconds that earlier processes spent on this run's trainings.
     """
@@ -32,14 +32,22 @@ class Trained:
     job: Job
     start: Start
     fit: Fit
-    directory: str
     searched: list[dict[str, Any]]
     earlier: float
 
-    @property
-    def hyper(self) -> Hyper:
-        """Learning rate and weight decays."""
-        return self.job.hyper
+
+def after(before: Trained | None, job: Job, start: Start, done: Fit) -> Trained:
+    """Returns what a run has come to after one more training.
+
+    A training whose images include those of val has no accuracy on val. It keeps that of the
+    training before, by which it was chosen.
+    """
+    if before is None:
+        return Trained(job, start, done, [], done.earlier_seconds)
+    if job.val is None and before.job.val is not None:
+        names = ('val_accuracy', 'best_val_accuracy', 'best_epoch')
+        done = replace(done, **{name: getattr(before.fit, name) for name in names})
+    return Trained(job, start, done, before.searched, before.earlier + done.earlier_seconds)
 
 
 def search_candidates(prepared: Prepared) -> tuple[Chosen, Trained]:
@@ -62,47 +70,46 @@ def search_candidates(prepared: Prepared) -> tuple[Chosen, Trained]:
         job=candidates[name].job,
         start=starts[name],
         fit=chosen.fit,
-        directory=f'search/{name}',
         searched=chosen.rows,
         earlier=chosen.earlier,
     )
 
 
-def train_final(prepared: Prepared, chosen: Trained | None = None) -> Trained:
-    """Trains what will be tested.
+def images_after(config: RunConfig, searched: int, train: int, val: int) -> int:
+    """Returns how many images a run trains on after some candidates of its search.
+
+    Rungs make it fewer. Where the search is all that is done, what follows it is counted too.
+
+    Args:
+      config: the run.
+      searched: candidates that are done by then.
+      train: training images.
+      val: validation images.
+    """
+    left = (len(config.candidates) - searched) * (config.search_epochs or config.epochs) * train
+    rounds = int(config.refit) + int(config.prune.active)
+    return left + rounds * config.epochs * (train + (val if config.refit else 0))
+
+
+def final_job(prepared: Prepared, chosen: Trained | None = None) -> tuple[Job, Start]:
+    """Returns the training of what will be tested, and its initial state.
 
     Args:
       prepared: the run.
-      chosen: the candidate that a search chose; None: there was no search. With `refit` it is
-        trained again on train and val; without, it is itself what will be tested.
+      chosen: the candidate that a search chose, which trains again on train and val; None: there
+        was no search.
     """
     config, val = prepared.config, None
-    if chosen is None:
-        start, hyper = prepared.start, config.hyper
-        both = config.train_on == 'train+val'
-    elif config.refit:
-        start, hyper, both = chosen.start, chosen.hyper, True
-    else:
-        return chosen
-    if both:
+    start, hyper = (chosen.start, chosen.job.hyper) if chosen else (prepared.start, config.hyper)
+    if chosen or config.train_on == 'train+val':
         train = prepared.train_and_val()
     else:
         train, val = prepared.splits['train'], prepared.splits['val']
-    final = _train(prepared, 'train', 'checkpoints', start, hyper, train, val)
-    if chosen is None:
-        return final
-    seen = replace(
-        final.fit,
-        val_accuracy=chosen.fit.val_accuracy,
-        best_val_accuracy=chosen.fit.best_val_accuracy,
-        best_epoch=chosen.fit.best_epoch,
-    )
-    earlier = final.earlier + chosen.earlier
-    return replace(final, fit=seen, searched=chosen.searched, earlier=earlier)
+    return prepared.job('train', 'checkpoints', start, hyper, train, val), start
 
 
-def prune_and_train(prepared: Prepared, first: Trained) -> Trained:
-    """Drops the least important prompts and trains again from the same initial values."""
+def pruned_job(prepared: Prepared, first: Trained) -> tuple[Job, Start]:
+    """Drops the least important prompts; returns a second training from the same initial values."""
     config, job, path = prepared.config, first.job, prepared.workdir / 'pruned.json'
     if (saved := read_json(path)) is not None:
         kept = saved['kept']
@@ -120,20 +127,4 @@ def prune_and_train(prepared: Prepared, first: Trained) -> Trained:
     trainable = init_added(config, program.classifier)
     start = replace(first.start, program=program, trainable=trainable)
     prepared.say(f'pruned to {program.classifier.facts.prompt_length} prompts a layer')
-    second = _train(prepared, 'pruned', 'pruned', start, job.hyper, job.train, job.val)
-    earlier = first.earlier + second.earlier
-    return replace(second, searched=first.searched, earlier=earlier)
-
-
-def _train(
-    prepared: Prepared,
-    name: str,
-    directory: str,
-    start: Start,
-    hyper: Hyper,
-    train: Data,
-    val: Data | None,
-) -> Trained:
-    job = prepared.job(name, directory, start, hyper, train, val)
-    done = fit(job, start.trainable, start.frozen)
-    return Trained(job, start, done, directory, [], done.earlier_seconds)
+    return prepared.job('pruned', 'pruned', start, job.hyper, job.train, job.val), start

@@ -26,7 +26,7 @@ from jax_prompt.core.grids import edges
 from jax_prompt.core.tree import count
 from jax_prompt.methods import get_method
 from jax_prompt.runs.config import RunConfig
-from jax_prompt.runs.fitting import Trained, prune_and_train, search_candidates, train_final
+from jax_prompt.runs.fitting import Trained, after, final_job, pruned_job, search_candidates
 from jax_prompt.runs.kept import check_kept, check_unchanged
 from jax_prompt.runs.last_look import evaluate_once
 from jax_prompt.runs.prepare import Prepared, prepare
@@ -34,6 +34,7 @@ from jax_prompt.runs.result import conclusion, machine, measured_hash, peak_memo
 from jax_prompt.runs.workdir import hold, open_workdir
 from jax_prompt.train.compiled import make_logits
 from jax_prompt.train.log import read_json, write_json
+from jax_prompt.train.loop import fit
 
 
 def run(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> dict[str, Any]:
@@ -62,10 +63,15 @@ def run(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> dict[
             return finished
         began = time.perf_counter()
         prepared = prepare(config, workdir, quiet=quiet)
-        chosen = search_candidates(prepared)[1] if config.search else None
-        trained = train_final(prepared, chosen)
+        trained = search_candidates(prepared)[1] if config.search else None
+        if trained is None or config.refit:
+            job, start = final_job(prepared, trained)
+            done = fit(job, start.trainable, start.frozen)
+            trained = after(trained, job, start, done)
         if config.prune.active:
-            trained = prune_and_train(prepared, trained)
+            job, start = pruned_job(prepared, trained)
+            done = fit(job, start.trainable, start.frozen)
+            trained = after(trained, job, start, done)
         tested = _test(prepared, trained)
         seconds = time.perf_counter() - began + trained.earlier
         result = {**tested, **_describe(prepared, trained, seconds)}
@@ -132,10 +138,10 @@ def _describe(prepared: Prepared, trained: Trained, seconds: float) -> dict[str,
         'best_val_epoch': done.best_epoch,
         'num_trainable': count(start.trainable),
         'num_trainable_head': count(start.trainable['head']),
-        **trained.hyper._asdict(),
+        **trained.job.hyper._asdict(),
         **({'num_prompts': start.num_prompts} if has_prompts else {}),
         'search': trained.searched,
-        'at_edge': edges(trained.hyper._asdict(), config.grids) if config.search else {},
+        'at_edge': edges(trained.job.hyper._asdict(), config.grids) if config.search else {},
         'trained_on': 'train' if trained.job.val else 'train+val',
         'seconds_total': seconds,
         'images_per_second': done.images_per_second,
@@ -152,7 +158,7 @@ def _describe(prepared: Prepared, trained: Trained, seconds: float) -> dict[str,
         'weights_notes': list(backbone.notes),
         'mean': list(backbone.mean),
         'std': list(backbone.std),
-        'checkpoint': trained.directory,
+        'checkpoint': trained.job.directory.relative_to(prepared.workdir).as_posix(),
         'checkpoint_step': done.step,
         'trained_sha256': measured_hash(config, done.trainable, start.fixed),
         'versions': versions(),

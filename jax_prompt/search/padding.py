@@ -34,7 +34,7 @@ def mask_obstacle(classifier: Classifier) -> str:
     config: Any = classifier.backbone.config
     if reason := classifier.facts.mask_obstacle:
         return reason
-    if not classifier.spec.masks_prompts:
+    if not classifier.spec.attends_globally:
         return f'a {classifier.spec.family} does not mask prompts'
     return 'prompts are pooled' if config.pool == 'mean_prompts' else ''
 

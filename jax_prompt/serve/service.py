@@ -59,7 +59,7 @@ class Service:
     def warm(self) -> None:
         """Reads the packs and compiles all sizes; the service is ready after it."""
         if self.folder:
-            self.folder.look()
+            self.folder.update()
         self.backbone.warm()
         if self.folder and self.settings.watch_s:
             self.folder.watch(self.settings.watch_s)

@@ -41,7 +41,7 @@ class Folder:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def look(self) -> list[str]:
+    def update(self) -> list[str]:
         """Brings the tasks in line with the files.
 
         Returns:
@@ -77,7 +77,7 @@ class Folder:
         def work() -> None:
             while not self._stop.wait(seconds):
                 try:
-                    if self.look():
+                    if self.update():
                         self._backbone.warm()
                 except Exception:  # the folder may be gone for a while
                     _LOG.exception('the folder of packs was not read')

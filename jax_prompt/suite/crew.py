@@ -170,7 +170,7 @@ class Display:
         self.failed = {one.unit.folder for one in found if one.state == 'failed'}
         self.said, self.told_failure = '', False
 
-    def look(self) -> None:
+    def tell(self) -> None:
         """Looks once, and says what is new."""
         found = self.stands()
         failed = [one for one in found if one.state == 'failed']

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.core.tree import Tree, merge
+from jax_prompt.core.tree import Tree
 from jax_prompt.train.mesh import shard_batch, unite
 from jax_prompt.train.optim import Hyper
-from jax_prompt.train.step import Program, TrainState
+from jax_prompt.train.step import Program, TrainState, with_length
 
 # The step number is the members' own but the same for all: as one scalar it keeps what depends on
 # it alone (augmentation of a shared batch) out of the mapped part.
@@ -50,30 +50,35 @@ def make_steps(program, state, frozen, data, labels, rows, weights, hyper, key, 
     def body(state, row):
         index, weight = row
         x = jax.tree.map(lambda leaf: leaf[index], data)
-        return _take(program, state, frozen, x, labels[index], weight, hyper, key, lengths)
+        after = step(state, frozen, x, labels[index], weight, hyper, key, lengths)
+        return unite(after, program.mesh)
 
+    step = _mapped(program, hyper, key, rows.ndim == 3)
     return jax.lax.scan(body, state, (rows, weights))
 
 
 @partial(jax.jit, static_argnames='program', donate_argnames='state')
 def make_step(program, state, frozen, x, labels, weights, hyper, key, lengths=None):
     """Takes one step on a batch from the host, [B, ...], or [S, B, ...] of each member's own."""
-    return _take(program, state, frozen, x, labels, weights, hyper, key, lengths)
+    step = _mapped(program, hyper, key, labels.ndim == 2)
+    after = step(state, frozen, x, labels, weights, hyper, key, lengths)
+    return unite(after, program.mesh)
 
 
-def _take(program, state, frozen, x, labels, weights, hyper, key, lengths):
-    """Takes one step, of every member where there are some."""
+def _mapped(program, hyper, key, own_batches):
+    """Returns `program.step`, mapped over the members where there are some.
 
-    def one(state, x, labels, hyper, key, length):
-        batch = [shard_batch(a, program.mesh) for a in (x, labels, weights)]
-        return program.step(state, with_length(frozen, length), *batch, hyper, key)
-
-    step = one
-    if jnp.ndim(hyper.lr):
-        own = 0 if labels.ndim == 2 else None
-        axes = (_MAPPED, own, own, 0, 0 if key.ndim else None, 0)
-        step = jax.vmap(one, axes, (_MAPPED, 0))
-    return unite(step(state, x, labels, hyper, key, lengths), program.mesh)
+    Args:
+      program: the `Program`.
+      hyper: as in `make_steps`.
+      key: likewise.
+      own_batches: whether each member has a batch of its own.
+    """
+    if not jnp.ndim(hyper.lr):
+        return program.step
+    own = 0 if own_batches else None
+    axes = (_MAPPED, None, own, own, None, 0, 0 if key.ndim else None, 0)
+    return jax.vmap(program.step, axes, (_MAPPED, 0))
 
 
 @partial(jax.jit, static_argnames=('program', 'members'))
@@ -99,11 +104,6 @@ def make_logits(program, trainable, frozen, x, lengths=None, members=False):
 
     logits = (jax.vmap(one, out_axes=1) if members else one)(trainable, lengths)
     return unite(logits, program.mesh)[:count]
-
-
-def with_length(frozen: Tree, length: jax.Array | None) -> Tree:
-    """Returns the frozen tree with a member's number of prompts where its tuner looks for it."""
-    return frozen if length is None else merge(frozen, {'tuner': {'shared': {'length': length}}})
 
 
 def pmap_step(

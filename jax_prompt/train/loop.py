@@ -12,7 +12,7 @@ ends with the same bits.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,13 +42,11 @@ def fit(job: Job, trainable: Tree, frozen: Tree) -> Fit:
       NonFiniteLoss: names the step; what was saved before stays.
       Unconverged: too few inner solves converged, and the job is to stop there.
     """
-
-    def fail(_: int, outcome: Outcome) -> None:
+    (outcome,) = fit_members(Members([job], [trainable], frozen))
+    assert outcome is not None
+    if outcome.fit is None:
         assert outcome.error is not None
         raise outcome.error
-
-    (outcome,) = fit_members(Members([job], [trainable], frozen), on_failure=fail)
-    assert outcome is not None and outcome.fit is not None
     return outcome.fit
 
 
@@ -73,10 +71,17 @@ def fit_members(
     try:
         training.resume()
         with after_the_call():
-            training.run()
+            for rows, weights, epoch in training.calls():
+                started = time.perf_counter()
+                training.state, values = members.steps(training.state, rows, weights)
+                training.note(values, time.perf_counter() - started, int(weights.sum()))
+                if epoch:
+                    training.end_epoch(epoch)
+                training.save_where_due(epoch)
     finally:
         for ledger in training.ledgers.values():
             ledger.checkpoints.close()
+    training.progress.close()
     return training.outcomes()
 
 
@@ -111,6 +116,7 @@ class _Training:
         # Members that were skipped step along.
         number = states[next(iter(self.ledgers), 0)].step
         self.state = self.members.put([state._replace(step=number) for state in states])
+        self.progress = self._progress(int(number))
 
     def _newest(self) -> tuple[int | None, dict[int, Saved]]:
         """Restores the latest step that every member has whole; None where there is none."""
@@ -129,45 +135,40 @@ class _Training:
             except DamagedCheckpoint:
                 continue
 
-    def run(self) -> None:
-        """Trains to the last epoch, as long as a member lives."""
+    def _progress(self, step: int) -> Progress:
+        """Returns what tells the images that are done and the time that is left."""
         job, jobs, steps = self.job, self.members.jobs, self.program.steps_per_epoch
         # Images of an epoch: a short last batch may be left out.
-        step, total = int(self.state.step), min(len(job.train.labels), steps * job.batch_size)
+        total = min(len(job.train.labels), steps * job.batch_size)
         name = job.name if len(jobs) == 1 else f'{job.name} and {len(jobs) - 1} more'
         images, after = len(jobs) * job.last_epoch * total, min(one.after for one in jobs)
         progress = Progress(name, images, job.quiet, after)
         progress.start(len(jobs) * images_done(step, steps, job.batch_size, total))
+        return progress
+
+    def calls(self) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        """Yields each call's index rows and weights, as long as a member lives.
+
+        Beside them stands the epoch that ends with the call, from 1, or 0.
+        """
+        steps, most = self.program.steps_per_epoch, self.engine.steps_per_call
         self._snapshots()
-        if not self.living:
-            return
-        for epoch in range(step // steps, job.last_epoch):
+        for epoch in range(int(self.state.step) // steps, self.job.last_epoch):
             rows, weights = self.members.order(epoch)
             done = int(self.state.step) - epoch * steps
-            for first, stop in device_calls(steps, self.engine.steps_per_call, done):
-                stop_if_asked(name, int(self.state.step), self._save)
-                self._call(rows[first:stop], weights[first:stop])
-                progress.update(len(jobs) * int(weights[first:stop].sum()))
-                if stop == steps:
-                    self._snapshots()
-                    progress.note(self._end_epoch(epoch + 1))
-                last = stop == steps and epoch + 1 == job.last_epoch
-                if last or time.perf_counter() - self.saved > self.engine.checkpoint_seconds:
-                    self._save()
+            for first, stop in device_calls(steps, most, done):
                 if not self.living:
-                    progress.close()
                     return
-        progress.close()
+                stop_if_asked(self.progress.name, int(self.state.step), self._save)
+                yield rows[first:stop], weights[first:stop], epoch + 1 if stop == steps else 0
 
-    def _call(self, rows: np.ndarray, weights: np.ndarray) -> None:
-        """Takes a step for each row, as one device call."""
-        started = time.perf_counter()
-        self.state, values = self.members.steps(self.state, rows, weights)
-        share = (time.perf_counter() - started) / len(self.living)
-        stop = int(self.state.step)
+    def note(self, values: dict[str, np.ndarray], seconds: float, images: int) -> None:
+        """Adds a device call's metrics, leaves [S, steps], to the ledgers."""
+        share, stop = seconds / len(self.living), int(self.state.step)
         for i, ledger in self.living.items():
             own = {name: value[i] for name, value in values.items()}
             self._guard(i, partial(ledger.add, own, share, stop))
+        self.progress.update(len(self.members.jobs) * images)
 
     def _guard(self, index: int, act: Callable[[], Any]) -> Any:
         """Runs what concerns one member; its failure is its own."""
@@ -180,10 +181,12 @@ class _Training:
                 self.on_failure(index, self.failed[index])
             return None
 
-    def _end_epoch(self, epoch: int) -> str:
-        """Validates where due, writes the members' rows, and returns a line for the terminal."""
+    def end_epoch(self, epoch: int) -> None:
+        """Validates where due, writes the members' rows, and says a line."""
+        self._snapshots()
         if not self.living:
-            return 'no member trains any longer'
+            self.progress.note('no member trains any longer')
+            return
         step, got, rows = int(self.state.step), self._validate(epoch), []
         for i, ledger in self.living.items():
             weights = partial(self.members.weights, self.state, i)
@@ -192,7 +195,7 @@ class _Training:
                 rows.append(row)
                 save = partial(self._save_member, i)
                 self._guard(i, partial(ledger.watch, row, save))
-        return f'epoch {epoch}/{self.program.epochs}' + _ranges(rows)
+        self.progress.note(f'epoch {epoch}/{self.program.epochs}' + _ranges(rows))
 
     def _validate(self, epoch: int) -> dict[int, Evaluation | None]:
         """Evaluates the members on the validation split, where an epoch ends with it."""
@@ -211,6 +214,12 @@ class _Training:
 
     def _save_member(self, index: int) -> None:
         self.ledgers[index].save(self.members.state(self.state, index))
+
+    def save_where_due(self, epoch: int) -> None:
+        """Saves the members after the last epoch, and where the last save is long ago."""
+        waited = time.perf_counter() - self.saved
+        if epoch == self.job.last_epoch or waited > self.engine.checkpoint_seconds:
+            self._save()
 
     def _save(self) -> None:
         for i in self.living:

@@ -18,10 +18,12 @@ import jax.numpy as jnp
 
 from jax_prompt.backbones.vit import visible_patches
 from jax_prompt.core.ranges import at_least, check_values
-from jax_prompt.core.tree import Tree
+from jax_prompt.core.tree import Tree, merge
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.layers import patches
-from jax_prompt.train.step import Program, cross_entropy
+from jax_prompt.train.mesh import in_context
+from jax_prompt.train.micro_batch import BatchPart
+from jax_prompt.train.step import Program, cross_entropy, share_of
 from jax_prompt.tuners.decoder import MaskedDecoder
 
 
@@ -52,11 +54,11 @@ class Masked:
         """Whether training reconstructs masked patches."""
         return self.depth > 0
 
-    def check(self, family: str, share: float, clip_norm: float, everything: bool) -> None:
+    def check(self, drops: bool, share: float, clip_norm: float, everything: bool) -> None:
         """Checks what a run combines with a masked autoencoder.
 
         Args:
-          family: of the backbone.
+          drops: whether the backbone can leave out patches.
           share: of the patches that are left out.
           clip_norm: the optimizer's.
           everything: whether the method trains the whole backbone and nothing else.
@@ -66,7 +68,7 @@ class Masked:
         """
         if not self.active:
             return
-        if family != 'vit' or not everything:
+        if not (drops and everything):
             raise ValueError(
                 "masked.depth is set; a masked autoencoder needs a ViT, and method 'retrain' (from "
                 "random weights) or 'full' (from a file)"
@@ -87,24 +89,35 @@ class Masked:
 class MaskedProgram(Program):
     """A training program whose loss is that of a masked autoencoder."""
 
-    def losses(
-        self, params: Tree, x: jax.Array, labels: jax.Array, key: jax.Array, options: dict[str, Any]
+    def loss(
+        self,
+        trainable: Tree,
+        probes: Tree,
+        part: BatchPart,
+        key: jax.Array,
+        *,
+        frozen: Tree,
+        total: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        del options
+        del probes
+        params, x = merge(trainable, frozen), part.x
         classifier = self.classifier
         decoder, spec = classifier.tuner, classifier.spec
         assert isinstance(decoder, MaskedDecoder)
-        features, tokens = classifier.backbone.apply(
-            {'params': params['backbone']}, x, _AllTokens(), key=key, train=True
-        )
+        with in_context(self.mesh):
+            out: Any = classifier.backbone.apply(
+                {'params': params['backbone']}, x, _AllTokens(), key=key, train=True
+            )
+        features, tokens = out
         index = visible_patches(key, len(x), classifier.backbone.config)
         predicted = decoder.reconstruct(params['tuner'], tokens, index, spec)
         losses = reconstruction_loss(predicted, patches(x, spec.patch_size), index)
         head = params['head']
         logits = jax.lax.stop_gradient(features) @ head['kernel'] + head['bias']
-        probe = cross_entropy(logits, labels)
+        probe = cross_entropy(logits, part.labels)
         # The value is the autoencoder's alone; the head still has its gradient.
-        return losses + probe - jax.lax.stop_gradient(probe), logits
+        losses = losses + probe - jax.lax.stop_gradient(probe)
+        return share_of(part, losses, logits, total)
 
 
 def as_masked(program: Program, masked: Masked) -> MaskedProgram:

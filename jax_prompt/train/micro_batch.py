@@ -37,9 +37,9 @@ class BatchPart(NamedTuple):
 
 
 def in_parts(
-    gradient: Callable[[BatchPart, Tree, jax.Array], Any],
-    batch: BatchPart,
+    gradient: Callable[[Tree, BatchPart, jax.Array], Any],
     probes: Tree,
+    batch: BatchPart,
     key: jax.Array,
     micro_batch: int,
     devices: int = 1,
@@ -47,10 +47,10 @@ def in_parts(
     """Computes a batch's loss and gradients part by part.
 
     Args:
-      gradient: (part, its probes, key) -> ((loss, correct), (gradients, gradients of the probes)),
-        the first three of which are sums over images.
-      batch: the whole batch.
+      gradient: (probes, their part, key) -> ((loss, correct), (gradients, gradients of the
+        probes)), the first three of which are sums over images.
       probes: zero arrays [B, ...].
+      batch: the whole batch.
       key: the step's key; a part's own is folded from it, but for a batch in one part.
       micro_batch: most images of a part; 0: all.
       devices: devices that share the batch, and each part of it.
@@ -61,16 +61,16 @@ def in_parts(
     size = len(batch.labels)
     parts = number_of_parts(size, micro_batch, devices)
     if parts == 1:
-        return gradient(batch, probes, key)
+        return gradient(probes, batch, key)
 
     def body(sums: Any, inputs: Any) -> tuple[Any, Tree]:
         index, part, own_probes = inputs
-        out, (grads, seen) = gradient(part, own_probes, jax.random.fold_in(key, index))
+        out, (grads, seen) = gradient(own_probes, part, jax.random.fold_in(key, index))
         return jax.tree.map(jnp.add, sums, (out, grads)), seen
 
     inputs = (jnp.arange(parts), *_cut((batch, probes), parts))
     first = jax.tree.map(lambda leaf: leaf[0], inputs)
-    shapes, (gradients, _) = jax.eval_shape(gradient, first[1], first[2], key)
+    shapes, (gradients, _) = jax.eval_shape(gradient, first[2], first[1], key)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes, gradients))
     (out, grads), seen = jax.lax.scan(body, zeros, inputs)
     return out, (grads, _join(seen))

@@ -7,6 +7,7 @@ programs of it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from jax_prompt.data.stored import WithRaw
 from jax_prompt.data.transforms import Augment, augment, centre, to_model
 from jax_prompt.method import Transform
 from jax_prompt.model import Classifier
-from jax_prompt.train.mesh import in_context
+from jax_prompt.train.mesh import in_context, shard_batch
 from jax_prompt.train.micro_batch import BatchPart, in_parts, map_parts
 from jax_prompt.train.optim import Hyper, Optim, make_optimizer, weight_gradients
 
@@ -143,6 +144,7 @@ class Program:
         weights: jax.Array,
         hyper: Hyper,
         key: jax.Array,
+        length: jax.Array | None = None,
         axis: str | None = None,
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Takes one step.
@@ -155,6 +157,7 @@ class Program:
           weights: [B] float32, 1 for a real example and 0 for padding.
           hyper: learning rate and weight decays.
           key: the run's key; the step's own is folded from it and the step number.
+          length: the number of prompts that count, int32, where the tree may hold more.
           axis: name of a mapped axis over which the batch is split (`compiled.pmap_step`); the
             other arguments then are this device's part, and the result that of the whole batch.
 
@@ -162,6 +165,7 @@ class Program:
           The state after, and float32 scalars: {'loss', 'correct', 'count', 'grad_norm'}, those of
           `Tuner.diagnose`, and 'critical_share' under robust training. A skipped step has count 0.
         """
+        x, labels, weights = (shard_batch(a, self.mesh) for a in (x, labels, weights))
         x, raw = _parts(x)
         keys = jax.random.split(jax.random.fold_in(key, state.step), 2)
         total, first = jnp.sum(weights), jnp.int32(0)
@@ -172,9 +176,15 @@ class Program:
         if self.start.at_image:
             x = augment(keys[0], x, self.image_size, self.augment, first)
             x = to_model(x, self.mean, self.std)
-        batch = BatchPart(x, raw, labels, weights)
-        (loss, correct), (grads, seen) = self._gradients(
-            state.trainable, frozen, batch, total, keys[1]
+        loss_fn = partial(self.loss, frozen=with_length(frozen, length), total=total)
+        gradient = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+        (loss, correct), (grads, seen) = in_parts(
+            partial(gradient, state.trainable),
+            self.classifier.tuner.probes(len(labels)),
+            BatchPart(x, raw, labels, weights),
+            keys[1],
+            self.at_once,
+            self.num_devices,
         )
         if axis is not None:
             loss, correct, grads = jax.lax.psum((loss, correct, grads), axis)
@@ -193,37 +203,41 @@ class Program:
         after = after._replace(step=state.step + 1)
         return self._skip(state, after, metrics) if self.skip_nonfinite else (after, metrics)
 
-    def _gradients(
-        self, trainable: Tree, frozen: Tree, batch: BatchPart, total: jax.Array, key: jax.Array
-    ) -> Any:
-        """Computes a batch's loss and its gradients; see `in_parts` for what comes back.
+    def loss(
+        self,
+        trainable: Tree,
+        probes: Tree,
+        part: BatchPart,
+        key: jax.Array,
+        *,
+        frozen: Tree,
+        total: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes what a training step minimises, for a part of its batch.
 
         Args:
           trainable: what trains.
+          probes: zero arrays whose gradients are what the tuner reports (`Tuner.probes`).
+          part: what the model takes, and labels and weights.
+          key: random key of dropout and drop path.
           frozen: the rest.
-          batch: what the model takes, and labels and weights.
           total: sum of the weights of the whole batch.
-          key: for dropout and stochastic depth.
+
+        Returns:
+          The part's share of the mean loss, and its weighted number of correct images.
         """
-
-        def loss_fn(trainable: Tree, probes: Tree, part: BatchPart, key: jax.Array):
-            x, raw, labels, weights = part
-            options: dict[str, Any] = {'start': self.start, 'raw': raw, 'probes': probes}
-            with in_context(self.mesh):
-                losses, logits = self.losses(merge(trainable, frozen), x, labels, key, options)
-            hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-            loss = jnp.sum(losses * weights) / jnp.maximum(total, 1.0)
-            return loss, jnp.sum(hits * weights)
-
-        gradient = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
-        return in_parts(
-            lambda part, probes, key: gradient(trainable, probes, part, key),
-            batch,
-            self.classifier.tuner.probes(len(batch.labels)),
-            key,
-            self.at_once,
-            self.num_devices,
-        )
+        with in_context(self.mesh):
+            logits = self.classifier.apply(
+                merge(trainable, frozen),
+                part.x,
+                start=self.start,
+                key=key,
+                train=True,
+                raw=part.raw,
+                probes=probes,
+            )
+            losses = cross_entropy(logits, part.labels, self.optim.label_smoothing)
+        return share_of(part, losses, logits, total)
 
     def _update(self, state: TrainState, grads: Tree, hyper: Hyper) -> TrainState:
         """Returns the state after a step with these gradients, but for its number."""
@@ -234,24 +248,6 @@ class Program:
             ema = optax.incremental_update(trainable, ema, 1.0 - self.optim.ema_decay)
         return TrainState(state.step, trainable, opt_state, ema)
 
-    def losses(
-        self, params: Tree, x: jax.Array, labels: jax.Array, key: jax.Array, options: dict[str, Any]
-    ) -> tuple[jax.Array, jax.Array]:
-        """Computes what a training step minimises.
-
-        Args:
-          params: all parameters.
-          x: what the model takes, [B, ...].
-          labels: [B] int32.
-          key: random key of dropout and drop path.
-          options: further arguments of `Classifier.apply`.
-
-        Returns:
-          The loss of each image [B] float32, and the logits [B, K].
-        """
-        logits = self.classifier.apply(params, x, key=key, train=True, **options)
-        return cross_entropy(logits, labels, self.optim.label_smoothing), logits
-
     def _skip(
         self, before: TrainState, after: TrainState, metrics: dict[str, jax.Array]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -260,6 +256,27 @@ class Program:
         kept = jax.tree.map(lambda new, old: jnp.where(fine, new, old), after, before)
         metrics = {name: jnp.where(fine, value, 0.0) for name, value in metrics.items()}
         return kept._replace(step=after.step), metrics
+
+
+def share_of(
+    part: BatchPart, losses: jax.Array, logits: jax.Array, total: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns a part's share of the mean loss, and its weighted number of correct images.
+
+    Args:
+      part: of the batch.
+      losses: of its images, [B] float32.
+      logits: [B, K].
+      total: sum of the weights of the whole batch.
+    """
+    hits = (jnp.argmax(logits, axis=-1) == part.labels).astype(jnp.float32)
+    loss = jnp.sum(losses * part.weights) / jnp.maximum(total, 1.0)
+    return loss, jnp.sum(hits * part.weights)
+
+
+def with_length(frozen: Tree, length: jax.Array | None) -> Tree:
+    """Returns the frozen tree with a member's number of prompts where its tuner looks for it."""
+    return frozen if length is None else merge(frozen, {'tuner': {'shared': {'length': length}}})
 
 
 def _parts(x: Any) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ STATED, FIRST_USE = 'publisher', 'first use'
 
 
 @dataclass(frozen=True)
-class Record:
+class FileRecord:
     """What is known of a file in the cache.
 
     Attributes:
@@ -56,13 +56,13 @@ def cached_file(entry: Entry) -> Path:
     return cache_folder() / 'weights' / entry.name / entry.filename
 
 
-def write_record(path: Path, record: Record) -> None:
+def write_record(path: Path, record: FileRecord) -> None:
     """Writes the record of a file beside it."""
     with whole_file(_beside(path)) as file:
         file.write(json.dumps(asdict(record), indent=2, sort_keys=True).encode() + b'\n')
 
 
-def read_record(path: Path) -> Record | None:
+def read_record(path: Path) -> FileRecord | None:
     """Reads the record of a file; None where it has none.
 
     Raises:
@@ -71,13 +71,13 @@ def read_record(path: Path) -> Record | None:
     beside, way_out = _beside(path), f'remove it and {path}: the file is fetched anew'
     if not beside.exists():
         return None
-    values = load_object(beside, way_out, [field.name for field in fields(Record)])
-    if any(type(values[field.name]) is not field.type for field in fields(Record)):
+    values = load_object(beside, way_out, [field.name for field in fields(FileRecord)])
+    if any(type(values[field.name]) is not field.type for field in fields(FileRecord)):
         raise ValueError(f'{beside} is damaged: {way_out}')
-    return Record(**{field.name: values[field.name] for field in fields(Record)})
+    return FileRecord(**{field.name: values[field.name] for field in fields(FileRecord)})
 
 
-def checked_record(path: Path, stated: str = '') -> Record:
+def checked_record(path: Path, stated: str = '') -> FileRecord:
     """Compares a file in the cache with its record; one without a record gets it.
 
     Args:
@@ -103,7 +103,7 @@ def checked_record(path: Path, stated: str = '') -> Record:
             'own file by its path'
         )
     if record is None:
-        record = Record('', digest, size, STATED if stated else FIRST_USE)
+        record = FileRecord('', digest, size, STATED if stated else FIRST_USE)
         write_record(path, record)
     return record
 

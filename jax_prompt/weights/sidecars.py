@@ -111,13 +111,15 @@ def _preprocessor(said: Sidecar, data: Mapping[str, Any]) -> None:
 
 def _timm(said: Sidecar, data: Mapping[str, Any], config: Config) -> None:
     own = data.get('pretrained_cfg', data)
-    if not isinstance(own, dict) or not _same(said, data, {'num_features': _width(config)}):
+    if not isinstance(own, dict) or not _same(
+        said, data, {'num_features': config.spec().feature_dim}
+    ):
         return
     said.files.append('config.json')
     said.format = 'timm'
     if 'mean' in own and 'std' in own:
         said.mean, said.std = colour(own['mean'], 'mean'), colour(own['std'], 'std')
-    if config.family == 'vit' and data.get('global_pool') in _POOLS:
+    if hasattr(config, 'norm_after_pool') and data.get('global_pool') in _POOLS:
         said.fields |= {'pool': _POOLS[data['global_pool']], 'norm_after_pool': False}
     published = f'/{data["architecture"]}.{own.get("tag")}/'
     if data.get('num_classes') == own.get('num_classes'):  # else somebody has tuned it further
@@ -142,10 +144,6 @@ def _hugging_face(said: Sidecar, data: Mapping[str, Any], config: Config, hub: H
         if name in data:
             whole = isinstance(getattr(config, field_name), int)
             said.fields[field_name] = data[name] if whole else float(data[name])
-
-
-def _width(config: Config) -> int:
-    return config.width if config.family == 'vit' else config.feature_dim  # type: ignore
 
 
 def _same(said: Sidecar, data: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

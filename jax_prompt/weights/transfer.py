@@ -41,7 +41,7 @@ from jax_prompt.weights.answers import (
     total_size,
     why_broken,
 )
-from jax_prompt.weights.cache import FIRST_USE, STATED, Record, write_record
+from jax_prompt.weights.cache import FIRST_USE, STATED, FileRecord, write_record
 
 _CHUNK = 2**16  # what of a piece came before a break is lost
 _PART, _STATE = 'part', 'part.json'
@@ -99,7 +99,7 @@ def transfer(
                     'you trust'
                 )
         pinned = STATED if address.sha256 or stated else FIRST_USE
-        write_record(path, Record(address.shown, digest, size, pinned))
+        write_record(path, FileRecord(address.shown, digest, size, pinned))
         put_in_place(part, path, durable=True)
 
 

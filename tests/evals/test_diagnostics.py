@@ -15,7 +15,6 @@ from jax_prompt.core.spec import Cut
 from jax_prompt.evals.diagnostics import (
     cka_between_layers,
     joint_distribution,
-    linear_cka,
     normalised_mutual_information,
 )
 from jax_prompt.runs.config import resolve
@@ -100,6 +99,11 @@ def _hsic_cka(x, y):
     centring = np.eye(n) - np.ones((n, n)) / n
     k, m = centring @ (x @ x.T) @ centring, centring @ (y @ y.T) @ centring
     return np.trace(k @ m) / math.sqrt(np.trace(k @ k) * np.trace(m @ m))
+
+
+def linear_cka(x, y):
+    """The CKA of features [n, p] and [n, q] as prompts and patches of one image and layer."""
+    return cka_between_layers(x.T[None, None], y.T[None, None])[0, 0]
 
 
 def test_cka_equals_hsic_and_is_invariant():

@@ -11,7 +11,7 @@ from small_rows import GROUPS, TASKS, WEIGHTS, full_set, make
 from jax_prompt.report import papers
 from jax_prompt.report.published import published
 from jax_prompt.report.rows import Row
-from jax_prompt.report.summary import Cell, Wins, belonging, mean_of, measured
+from jax_prompt.report.summary import TableCell, Wins, belonging, mean_of, measured
 from jax_prompt.report.tables import make_tables, show, to_csv
 
 
@@ -50,7 +50,7 @@ def test_different_seeds_have_a_mean_and_no_spread():
     assert line.groups['Many'].mean is not None and line.groups['Many'].sd is None
     assert line.mean.sd is None and line.mean_of_groups.sd is None
     assert line.seeds == '1-2'
-    assert one([make('lora', t, 0, 0.5) for t in TASKS]).mean == Cell(50.0, None, 1)
+    assert one([make('lora', t, 0, 0.5) for t in TASKS]).mean == TableCell(50.0, None, 1)
 
 
 def test_a_missing_task_is_a_named_hole_everywhere():
@@ -59,7 +59,7 @@ def test_a_missing_task_is_a_named_hole_everywhere():
     line = one([*full_set('lora', 0.1, ('a', 'b', 'e')), failed])
     missing = ('c (not run)', 'd (failed: out of memory)')
     assert line.groups['Few'].mean is not None
-    assert line.groups['Many'] == Cell(holes=missing)
+    assert line.groups['Many'] == TableCell(holes=missing)
     for cell in (line.mean, line.mean_of_groups, line.trainable, line.seconds):
         assert (cell.mean, cell.holes) == (None, missing)
     assert show(line.mean) == '\u2013 (misses: c, d)'
@@ -78,7 +78,7 @@ def test_a_failed_seed_beside_a_finished_one_counts_as_not_run():
 
 def test_many_missing_tasks_are_counted_in_the_cell():
     holes = tuple(f't{i} (not run)' for i in range(5))
-    assert show(Cell(holes=holes)) == '\u2013 (misses 5: t0, …)'
+    assert show(TableCell(holes=holes)) == '\u2013 (misses 5: t0, …)'
 
 
 def test_runs_with_other_settings_do_not_mix():
@@ -158,7 +158,7 @@ def test_papers_lines_of_vtab():
     dvpt = found['DVPT', 'DVPT', supervised]
     assert (dvpt.paper, dvpt.groups['Natural']) == (
         'DVPT (Table 1)',
-        Cell(79.9, note='Table 1'),
+        TableCell(79.9, note='Table 1'),
     )
     assert {group: wins.won for group, wins in dvpt.wins.items()} == {
         **{'Natural': 6, 'Specialized': 3, 'Structured': 8},
@@ -186,4 +186,4 @@ def test_measured_beside_printed():
 
 
 def test_mean_of_nothing_missing_is_exact():
-    assert mean_of([Cell(1.0, None, 2), Cell(2.0, None, 1)]) == Cell(1.5, None, 1)
+    assert mean_of([TableCell(1.0, None, 2), TableCell(2.0, None, 1)]) == TableCell(1.5, None, 1)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from small_data import encode
 
-from jax_prompt.runs import fitting
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
 from jax_prompt.train import ledger
@@ -42,7 +41,7 @@ def test_a_finished_run_does_nothing_and_another_configuration_is_refused(
     make_config, tmp_path, monkeypatch
 ):
     first = run(make_config(method='linear'), tmp_path / 'run', quiet=True)
-    monkeypatch.setattr(fitting, 'fit', lambda *_: pytest.fail('trained again'))
+    monkeypatch.setattr('jax_prompt.runs.run.fit', lambda *_: pytest.fail('trained again'))
     assert run(make_config(method='linear'), tmp_path / 'run', quiet=True) == first
     with pytest.raises(ValueError, match=r'epochs: 2 there, 3 asked'):
         run(make_config(method='linear', epochs=3), tmp_path / 'run', quiet=True)

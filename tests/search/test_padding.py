@@ -21,7 +21,6 @@ from jax_prompt.search.population import fit_population, members_of
 from jax_prompt.search.search import Candidate, Search
 from jax_prompt.search.sizing import Population
 from jax_prompt.train.checkpoint import Checkpoints
-from jax_prompt.train.compiled import with_length
 from jax_prompt.train.job import Job
 from jax_prompt.train.ledger import Ledger
 from jax_prompt.train.log import read_metrics
@@ -30,7 +29,7 @@ from jax_prompt.train.members import cut, padded
 from jax_prompt.train.mesh import data_mesh, replicate
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.options import Engine
-from jax_prompt.train.step import Program
+from jax_prompt.train.step import Program, with_length
 
 CONFIG = ViTConfig(16, 2, 2, 32, 4, 8)
 LENGTHS = (1, 3, 1, 3)

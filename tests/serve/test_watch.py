@@ -31,21 +31,21 @@ def test_files_come_change_and_go(folder, make_pack, caplog):
     (path / 'no pack.safetensors').write_bytes(good)
     (path / '.hidden.safetensors').write_bytes(good)
     (path / 'notes.txt').write_text('x')
-    assert watched.look() == ['good'] and list(backbone.tasks) == ['good']
+    assert watched.update() == ['good'] and list(backbone.tasks) == ['good']
     assert metrics.value('bad_packs') == 1
     said = caplog.text
     assert 'bad.safetensors is left out' in said and 'no pack.safetensors names no task' in said
-    assert watched.look() == [] and caplog.text == said, 'what is wrong is said once'
+    assert watched.update() == [] and caplog.text == said, 'what is wrong is said once'
     (path / 'bad.safetensors').write_bytes(other)  # the copy is complete now
     (path / 'good.safetensors').write_bytes(other[:-8])  # this one is being replaced
-    assert watched.look() == ['bad'] and sorted(backbone.tasks) == ['bad', 'good']
+    assert watched.update() == ['bad'] and sorted(backbone.tasks) == ['bad', 'good']
     assert backbone.tasks['good'].sha256 != backbone.tasks['bad'].sha256
     (path / 'new').write_bytes(other)
     os.replace(path / 'new', path / 'good.safetensors')
-    assert watched.look() == ['good']
+    assert watched.update() == ['good']
     assert backbone.tasks['good'].sha256 == backbone.tasks['bad'].sha256
     (path / 'bad.safetensors').unlink()
-    watched.look()
+    watched.update()
     assert list(backbone.tasks) == ['good']
     with pytest.raises(ValueError, match='is no folder'):
         Folder(path / 'none', backbone, metrics)
@@ -57,7 +57,7 @@ def test_a_pack_that_is_replaced_under_load_is_the_old_or_the_new_one(folder, sh
     ways = [('vpt_deep', 0), ('vpt_deep', 1), ('linear', 1)]
     wanted = {packed(*way).sha256: own_logits(tuned(*way), shown[:2]) for way in ways}
     write_pack(tuned(*ways[0]), path / 't.safetensors')
-    watched.look()
+    watched.update()
     backbone.warm()
     seen, stop, failed = set(), threading.Event(), []
 
@@ -74,7 +74,7 @@ def test_a_pack_that_is_replaced_under_load_is_the_old_or_the_new_one(folder, sh
     try:
         for turn in range(9):
             write_pack(tuned(*ways[(turn + 1) % 3]), path / 't.safetensors')
-            watched.look()
+            watched.update()
             backbone.predict(shown[:1], 't')
     finally:
         stop.set()

@@ -123,15 +123,15 @@ def test_progress_is_said_when_it_changes(tmp_path):
     stands = [*map(Standing, units, ('done', 'busy', 'to do'))]
     said = []
     display = Display(lambda: stands, said.append)
-    display.look()
-    display.look()
+    display.tell()
+    display.tell()
     assert said == ['1 of 3 units done, 0 failed']
     stands[1] = _state(stands[1], 'failed', 'ValueError: x')
-    display.look()
+    display.tell()
     assert said[1] == f'first failure: t seed 1: ValueError: x; {tmp_path / "1" / "failed"}'
     assert said[2].startswith('1 of 3 units done, 1 failed, about ')
     stands[2] = _state(stands[2], 'failed', 'ValueError: y')
-    display.look()
+    display.tell()
     assert said[3:] == ['1 of 3 units done, 2 failed']
 
 

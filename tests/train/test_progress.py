@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from jax_prompt.runs.ahead import images_after
 from jax_prompt.runs.config import RunConfig
+from jax_prompt.runs.fitting import images_after
 from jax_prompt.runs.prune import Prune
 from jax_prompt.train import log
 from jax_prompt.train.log import Progress

@@ -12,7 +12,7 @@ from small_job import linear_head, linear_job, two_classes
 
 from jax_prompt.core.failure import Interrupted
 from jax_prompt.search import population
-from jax_prompt.train import loop, stopping
+from jax_prompt.train import loop, members, stopping
 from jax_prompt.train.checkpoint import Checkpoints
 
 
@@ -37,15 +37,15 @@ def _latest(folder):
 
 def _signal_in(monkeypatch, number, at):
     """Sends this process a signal in the device call number `at`."""
-    call, count = loop._Training._call, []
+    steps, count = members.Members.steps, []
 
     def sent(self, *args):
         count.append(1)
         if len(count) == at:
             os.kill(os.getpid(), number)
-        call(self, *args)
+        return steps(self, *args)
 
-    monkeypatch.setattr(loop._Training, '_call', sent)
+    monkeypatch.setattr(members.Members, 'steps', sent)
     return count
 
 
