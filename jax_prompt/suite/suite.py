@@ -214,7 +214,8 @@ def standing(
             out.append(Standing(unit, 'failed', saved['reason']))
         elif found.state == 'busy':
             text = f'{found.owner}, last sign {found.age:.0f} s ago'
-            out.append(Standing(unit, 'busy', text))
+            nobody = f'{unit.folder} names no process; if none works there, remove it'
+            out.append(Standing(unit, 'busy', text if found.owner else nobody))
         else:
             detail = 'begun' if found.state == 'free' else ''
             out.append(Standing(unit, 'done' if found.state == 'done' else 'to do', detail))
