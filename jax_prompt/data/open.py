@@ -76,7 +76,6 @@ def open_source(
     if found is not None:
         return _open_folder(*found, fractions)
     path = Path(data).expanduser()
-    # os.path: a name that is too long for a file is no file, where Path raises an error.
     if path.suffix == '.npz' and os.path.isfile(path):
         from jax_prompt.data.packed import open_packed
 
@@ -90,6 +89,7 @@ def folder_of(data: str) -> tuple[Path, bool] | None:
     """Returns the folder that data names, and whether it may have split folders; else None."""
     kind = next((one for one in _FOLDERS if data.startswith(one)), '')
     path = Path(data.removeprefix(kind)).expanduser()
+    # os.path: a name that is too long for a file is no file, where Path raises an error.
     named = data.startswith('tfds:') or data in _OWN or any(task.name == data for task in ALL)
     if parse_subset(data) is not None or named or not os.path.isdir(path):
         return None
