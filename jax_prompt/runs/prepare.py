@@ -166,6 +166,11 @@ def prepare(
     starts, splits = _from_the_cut(config, starts, shared, images)
     sizes = ', '.join(f'{name} {len(part.labels)}' for name, part in splits.items())
     say(f'{source.name}: {classes} classes, {sizes}')
+    if config.batch_size > (most := len(splits['train'].labels)):
+        say(
+            f'batch_size is {config.batch_size}, more than the {most} images of train: each step '
+            f'repeats some, which count for nothing. A batch_size of {most} or less is faster'
+        )
     counts = {count(start.trainable) for start in starts.values()}
     text = ' to '.join(map(str, sorted({min(counts), max(counts)})))
     say(f'{config.method} trains {text} parameters')

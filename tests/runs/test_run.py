@@ -277,8 +277,11 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(make_config, tmp_p
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
-def test_checkpoints_hold_nothing_frozen(make_config, tmp_path):
-    run(make_config(), tmp_path / 'run', quiet=True)
+def test_checkpoints_hold_nothing_frozen_and_too_large_a_batch_is_said(
+    make_config, tmp_path, capsys
+):
+    run(make_config(batch_size=25), tmp_path / 'run')
+    assert 'batch_size is 25, more than the 24 images of train' in capsys.readouterr().out
     size = sum(f.stat().st_size for f in (tmp_path / 'run' / 'checkpoints').rglob('*'))
     assert size < 500_000  # the backbone alone has 4.8 MB
 
