@@ -14,9 +14,10 @@ one may have taken it.) The unit's folder appears by a rename too, with the dire
 
 The owner touches a file in its directory every few seconds. A directory is free when its process is
 known to be gone (its own machine says so), or when it has been silent for `DEAD_SECONDS`, by the
-file system's clock. A process may be only slow when another one takes its directory. The old path
-is then gone, so its next write fails, and it learns that it lost the unit. So a unit may be worked
-on twice, but it is never lost, and two processes never finish the same directory.
+file system's clock. If somebody removed the file, the time of the directory itself counts. A
+process may be only slow when another one takes its directory. The old path is then gone, so its
+next write fails, and it learns that it lost the unit. So a unit may be worked on twice, but it is
+never lost, and two processes never finish the same directory.
 """
 
 import contextlib
@@ -62,26 +63,36 @@ def read_tenure(unit: Path, dead_seconds: float = DEAD_SECONDS) -> Tenure:
       unit: its folder.
       dead_seconds: silence after which its process is taken for gone.
     """
-    try:
-        names = sorted(os.listdir(unit))
-    except FileNotFoundError:
-        return Tenure('new')
-    for name, state in (('run', 'done'), ('failed', 'failed')):
-        if name in names:
-            return Tenure(state, unit / name)
-    for name in (name for name in names if name.startswith(_MARK)):
-        # A directory without the file is what a former owner's last write left behind.
-        with contextlib.suppress(FileNotFoundError):
-            age = _now(unit.parent) - (unit / name / _BEAT).stat().st_mtime
-            if age < -dead_seconds:
-                # A clock was wrong. Counted from now, a dead owner's sign grows old as any other; a
-                # living owner gives the next sign in seconds.
-                with contextlib.suppress(OSError):
-                    os.utime(unit / name / _BEAT)
-                    age = 0.0
-            return Tenure('free' if _gone(name, age, dead_seconds) else 'busy', unit / name, age)
-    # Between two names it is seen under neither.
-    return Tenure('busy' if names else 'new')
+    # Between two names it is seen under neither; so a directory without the file counts last, after
+    # a second look: it may be what a former owner's last write left behind.
+    for sign in (_BEAT, _BEAT, '.'):
+        try:
+            names = sorted(os.listdir(unit))
+        except FileNotFoundError:
+            return Tenure('new')
+        if not names:
+            return Tenure('new')
+        for name, state in (('run', 'done'), ('failed', 'failed')):
+            if name in names:
+                return Tenure(state, unit / name)
+        for name in (name for name in names if name.startswith(_MARK)):
+            with contextlib.suppress(FileNotFoundError):
+                age = _silence(unit / name / sign, _now(unit.parent), dead_seconds)
+                state = 'free' if _gone(name, age, dead_seconds) else 'busy'
+                return Tenure(state, unit / name, age)
+    return Tenure('busy')
+
+
+def _silence(sign: Path, now: float, dead_seconds: float) -> float:
+    """Returns the seconds since a sign of life. One that is dated in the future is dated anew."""
+    age = now - sign.stat().st_mtime
+    if age < -dead_seconds:
+        # A clock was wrong. Counted from now, a dead owner's sign grows old as any other; a living
+        # owner gives the next sign in seconds.
+        with contextlib.suppress(OSError):
+            os.utime(sign)
+            age = 0.0
+    return age
 
 
 class Lease:

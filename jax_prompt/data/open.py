@@ -1,5 +1,6 @@
 """Opening a task's data: a named task, a folder of images, a packed npz, TFDS, own builders."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,11 +76,11 @@ def open_source(
     if found is not None:
         return _open_folder(*found, fractions)
     path = Path(data).expanduser()
-    if path.suffix == '.npz' and path.is_file():
+    if path.suffix == '.npz' and os.path.isfile(path):
         from jax_prompt.data.packed import open_packed
 
         return open_packed(path, *fractions)
-    missing = '' if path.exists() else ' (no such file, folder or task)'
+    missing = '' if os.path.exists(path) else ' (no such file, folder or task)'
     near = f'; nearest tasks: {nearest_tasks(data)}' if nearest_tasks(data) else ''
     raise ValueError(f'data is {data!r}{missing}; allowed: {_ALLOWED}{near}')
 
@@ -88,8 +89,9 @@ def folder_of(data: str) -> tuple[Path, bool] | None:
     """Returns the folder that data names, and whether it may have split folders; else None."""
     kind = next((one for one in _FOLDERS if data.startswith(one)), '')
     path = Path(data.removeprefix(kind)).expanduser()
+    # os.path: a name that is too long for a file is no file, where Path raises an error.
     named = data.startswith('tfds:') or data in _OWN or any(task.name == data for task in ALL)
-    if parse_subset(data) is not None or named or not path.is_dir():
+    if parse_subset(data) is not None or named or not os.path.isdir(path):
         return None
     return path, kind != 'class_folders:'
 

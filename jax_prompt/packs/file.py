@@ -60,7 +60,7 @@ def pack_of(run: Restored) -> Pack:
             'write its weights instead: jax-prompt export --workdir DIR --out FILE'
         )
     identity = Identity.from_dict(run.result['weights'])
-    content = hash_tree(build_backbone(config, identity).tree)
+    content = build_backbone(config, identity).content
     added = {key: value for key, value in run.frozen.items() if key != 'backbone'}
     tree = jax.tree.map(np.array, merge(run.trainable, added))
     network = run.program.classifier.backbone.config

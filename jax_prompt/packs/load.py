@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.backbones.table import TABLE, Entry, find_weights
-from jax_prompt.core.checksum import hash_file, hash_tree
+from jax_prompt.core.checksum import hash_file
 from jax_prompt.core.tree import Tree, flatten, split, unflatten
 from jax_prompt.data.kept import Kept
 from jax_prompt.methods import get_method
 from jax_prompt.packs.file import Pack, read_pack
-from jax_prompt.runs.backbone import LoadedBackbone, build_backbone
+from jax_prompt.runs.backbone import LoadedBackbone, build_backbone, check_content
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.runs.program import build_program, init_params, trains
 from jax_prompt.runs.restore import Restored, restore
@@ -70,12 +70,8 @@ def load_pack(pack: Pack | str | Path, weights: str | Path | None = None) -> Res
         weights=str(find_backbone(header.backbone, header.config.weights, weights, name)),
     )
     backbone = build_backbone(config, header.backbone)
-    if hash_tree(backbone.tree) != header.content:
-        raise ValueError(
-            f'{config.weights} holds the weights of {header.backbone.label} in other values '
-            f'(rounded to half precision?); {name} needs them as its run had them: '
-            f'{_needed(header.backbone)}'
-        )
+    needs = f'{name} needs them as its run had them: {_needed(header.backbone)}'
+    check_content(backbone, header.content, config.weights, needs)
     program = check_pack(pack, config, backbone, name)
     flat = flatten(pack.tree)
     trainable, frozen = init_params(config, backbone, program.classifier)

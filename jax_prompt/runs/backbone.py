@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.table import lookup
+from jax_prompt.core.checksum import hash_tree
 from jax_prompt.core.tree import Tree
 from jax_prompt.methods import get_method
 from jax_prompt.runs.config import RunConfig
@@ -26,6 +28,7 @@ class LoadedBackbone:
       std: likewise.
       skipped: keys of the file that were not used, with the reason.
       notes: what was assumed of the weights.
+      content: SHA-256 of `tree` (`checksum.hash_tree`), '' without one.
     """
 
     config: Config
@@ -35,6 +38,7 @@ class LoadedBackbone:
     std: tuple[float, ...]
     skipped: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    content: str = ''
 
 
 def build_backbone(config: RunConfig, recorded: Identity | None = None) -> LoadedBackbone:
@@ -83,7 +87,31 @@ def build_backbone(config: RunConfig, recorded: Identity | None = None) -> Loade
     mean, std = (
         tuple(own or default) for own, default in ((options.mean, mean), (options.std, std))
     )
-    return LoadedBackbone(network, tree, identity, mean, std, skipped, notes)  # type: ignore[arg-type]
+    content = '' if tree is None else hash_tree(tree)
+    loaded = (network, tree, identity, mean, std, skipped, notes, content)
+    return LoadedBackbone(*loaded)  # type: ignore[arg-type]
+
+
+def check_content(backbone: LoadedBackbone, content: str, file: str | Path, needs: str) -> None:
+    """Checks that weights are, value for value, those that something was tuned on.
+
+    The file's own hash can't tell: a converted file has another than the original.
+
+    Args:
+      backbone: the weights.
+      content: what they have to hash to; '' where an earlier version did not record it.
+      file: where they lie, for errors.
+      needs: what needs which weights, for errors.
+
+    Raises:
+      ValueError: they hash to something else.
+    """
+    if content and backbone.content != content:
+        label = backbone.identity.label if backbone.identity else 'no backbone'
+        raise ValueError(
+            f'{file} holds the weights of {label} in other values (rounded to half precision?); '
+            f'{needs}'
+        )
 
 
 def unloaded_backbone(config: RunConfig) -> LoadedBackbone:

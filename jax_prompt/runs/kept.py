@@ -28,13 +28,18 @@ def keep(source: Source, workdir: Path) -> None:
 
     def compare() -> None:
         path = workdir / _NAME
-        kept = read_kept(path) if any((workdir / name).exists() for name in _TRAINED) else None
+        kept = read_kept(path) if has_begun(workdir) else None
         if kept is None:
             write_kept(path, describe(source))
         elif changed := changes(kept, source):
             raise ValueError(_changed(source, workdir, changed))
 
     from_primary(compare)
+
+
+def has_begun(workdir: Path) -> bool:
+    """Whether a run or a search began to train in a directory."""
+    return any((workdir / name).exists() for name in _TRAINED)
 
 
 def check_unchanged(config: RunConfig, workdir: Path, result: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jax_prompt.data.subset_names import parse_subset
@@ -46,5 +45,5 @@ def absolute_data(data: str) -> str:
     path = data.removeprefix(_FOLDER)
     if data.startswith(_FOLDER):
         return _FOLDER + absolute_path(path)
-    plain = data.startswith(('~', '.')) or Path(data).exists()
+    plain = data.startswith(('~', '.')) or os.path.exists(data)
     return absolute_path(data) if plain else data

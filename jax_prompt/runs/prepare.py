@@ -19,6 +19,7 @@ from jax_prompt.runs.backbone import LoadedBackbone, build_backbone
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.runs.inputs import join, load_splits, open_data
 from jax_prompt.runs.kept import keep
+from jax_prompt.runs.kept_backbone import keep_backbone
 from jax_prompt.runs.prefix import make_prefix
 from jax_prompt.runs.program import build_program, init_added, init_params, run_mesh, trains
 from jax_prompt.runs.prompts import prototypes_path, run_prototypes
@@ -152,6 +153,7 @@ def prepare(
         seen = {name: part for name, part in source.splits.items() if name != 'test'}
         source = replace(source, splits=seen)
     backbone = build_backbone(config)
+    keep_backbone(backbone, config.weights, workdir)
     for name, reason in backbone.skipped.items():
         say(f'weights: {name} is not used: {reason}')
     for note in backbone.notes:
@@ -164,6 +166,11 @@ def prepare(
     starts, splits = _from_the_cut(config, starts, shared, images)
     sizes = ', '.join(f'{name} {len(part.labels)}' for name, part in splits.items())
     say(f'{source.name}: {classes} classes, {sizes}')
+    if config.batch_size > (most := len(splits['train'].labels)):
+        say(
+            f'batch_size is {config.batch_size}, more than the {most} images of train: each step '
+            f'repeats some, which count for nothing. A batch_size of {most} or less is faster'
+        )
     counts = {count(start.trainable) for start in starts.values()}
     text = ' to '.join(map(str, sorted({min(counts), max(counts)})))
     say(f'{config.method} trains {text} parameters')

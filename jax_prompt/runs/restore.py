@@ -19,7 +19,7 @@ from jax_prompt.data.kept import Kept
 from jax_prompt.data.open import Split
 from jax_prompt.evals.classify import evaluate, forward, require_finite
 from jax_prompt.methods import get_method
-from jax_prompt.runs.backbone import build_backbone
+from jax_prompt.runs.backbone import build_backbone, check_content
 from jax_prompt.runs.config import RunConfig, resolve
 from jax_prompt.runs.inputs import load_split
 from jax_prompt.runs.kept import kept_of, open_evaluated
@@ -149,6 +149,7 @@ def restore(workdir: str | Path, weights_file: str | Path = '') -> Restored:
         config = replace(config, num_prompts=result['num_prompts'])
     known = result['weights']
     backbone = build_backbone(config, Identity.from_dict(known) if known else None)
+    check_content(backbone, result.get('backbone_sha256', ''), config.weights, _as_trained(known))
     num_classes = len(result['classes'])
     program, trainable, frozen = initial(config, backbone, num_classes, config.batch_size)
     like = {
@@ -165,6 +166,11 @@ def restore(workdir: str | Path, weights_file: str | Path = '') -> Restored:
             f'{workdir}/result.json measured. {_MEASURE_ANEW}'
         )
     return Restored(config, result, program, weights, frozen, kept_of(workdir, result))
+
+
+def _as_trained(known: dict[str, Any] | None) -> str:
+    original = f': {known["source"]} with sha256 {known["sha256"]}' if known else ''
+    return f'the run needs them as it was trained on them{original}'
 
 
 def _with_weights(config: RunConfig, weights: str) -> RunConfig:

@@ -4,6 +4,7 @@ A run directory holds
 
     config.json       the resolved configuration
     split.json.gz     which images are train, val and test (`runs/kept.py`)
+    backbone.json     a hash of the weights that it tunes (`runs/kept_backbone.py`)
     metrics.jsonl     a row an epoch of every job
     prototypes.npz    calibrated prompts, where the method has them (prototypes_p_P.npz for each P
                       of a search over it)
@@ -155,6 +156,7 @@ def _describe(prepared: Prepared, trained: Trained, seconds: float) -> dict[str,
         'num_examples': {name: len(part.labels) for name, part in prepared.splits.items()},
         'calibration': start.calibration,
         'weights': backbone.identity.to_dict() if backbone.identity else None,
+        'backbone_sha256': backbone.content,
         'weights_notes': list(backbone.notes),
         'mean': list(backbone.mean),
         'std': list(backbone.std),

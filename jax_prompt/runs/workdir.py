@@ -34,7 +34,8 @@ _FREE_AFTERWARDS = (
 _HELD = 'held'
 # What a run writes before anything trains.
 _BEFORE = re.compile(
-    r'(config\.json|metrics\.jsonl|prototypes(_p_\d+)?\.npz|split\.json\.gz)(\..*\.part)?'
+    r'(config\.json|metrics\.jsonl|prototypes(_p_\d+)?\.npz|split\.json\.gz|backbone\.json)'
+    r'(\..*\.part)?'
     r'|search|checkpoints|\.search\..*'
 )
 # What a run that starts again from its checkpoints would only meet again.
@@ -172,9 +173,14 @@ def _other_content(config: RunConfig, done: dict[str, Any]) -> dict[str, str]:
     if found != done['data_fingerprint']:
         return {'data': f'fingerprint {done["data_fingerprint"]} there, {found} asked'}
     asked = (done['weights'] or {}).get('sha256')
-    identity = build_backbone(config).identity if asked else None
-    if identity is not None and identity.sha256 != asked:
-        return {'weights': f'sha256 {asked} there, {identity.sha256} asked'}
+    backbone = build_backbone(config) if asked else None
+    if backbone is None or backbone.identity is None:
+        return {}
+    if backbone.identity.sha256 != asked:
+        return {'weights': f'sha256 {asked} there, {backbone.identity.sha256} asked'}
+    values = done.get('backbone_sha256') or backbone.content
+    if backbone.content != values:
+        return {'weights': f'values {values} there, {backbone.content} asked'}
     return {}
 
 

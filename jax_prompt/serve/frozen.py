@@ -15,11 +15,10 @@ import numpy as np
 
 from jax_prompt.backbones.families import family_of
 from jax_prompt.backbones.table import lookup
-from jax_prompt.core.checksum import hash_tree
 from jax_prompt.core.tree import Tree, flatten, num_bytes
 from jax_prompt.packs.file import Pack
 from jax_prompt.packs.load import find_backbone
-from jax_prompt.runs.backbone import LoadedBackbone, build_backbone
+from jax_prompt.runs.backbone import LoadedBackbone, build_backbone, check_content
 from jax_prompt.runs.config import RunConfig
 
 _IN_TRAINING = ('drop_path_rate', 'patch_drop_rate', 'remat')
@@ -88,11 +87,8 @@ class Frozen:
         if key not in self._loaded:
             path = find_backbone(identity, config.weights, self._given, name)
             backbone = build_backbone(replace(config, weights=str(path)), identity)
-            if hash_tree(backbone.tree) != header.content:
-                raise ValueError(
-                    f'{path} holds the weights of {identity.label} in other values than {name} '
-                    f'needs: it was tuned on the file {identity.source}, sha256 {identity.sha256}'
-                )
+            tuned_on = f'the file {identity.source}, sha256 {identity.sha256}'
+            check_content(backbone, header.content, path, f'{name} was tuned on {tuned_on}')
             assert backbone.tree is not None
             self._last = (backbone.config, backbone.tree)
             self._content, self._label = header.content, identity.label

@@ -16,6 +16,7 @@ that were lost since are told again from the run directories (`retell.py`).
 """
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ from jax_prompt.train.log import read_json
 from jax_prompt.weights.fetch import weights_file
 
 SEARCH = 'search'
+_LONGEST = 255  # characters of a name, on most file systems
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ class Benchmark:
         for prompts in self.num_prompts.values():
             replace(self.run, num_prompts=prompts)
         for task in self.tasks:
-            path = Path(task).expanduser()
-            if not (named_task(task) or task.startswith('tfds:') or path.exists()):
+            # os.path: Path raises an error for a name that is too long for a file.
+            there = os.path.exists(os.path.expanduser(task))
+            if not (there or named_task(task) or task.startswith('tfds:')):
                 find_task(task)
 
     def config(self, task: str) -> RunConfig:
@@ -150,7 +153,11 @@ def run_keys(text: str) -> str:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r'[^A-Za-z0-9_.]+', '_', text).strip('._')
+    """Returns a text as the name of a folder. Of a long one the end is kept, and a digest."""
+    name = re.sub(r'[^A-Za-z0-9_.]+', '_', text).strip('._')
+    if len(name) <= _LONGEST:
+        return name
+    return f'{name[-200:].lstrip("._")}-{sha256(text.encode()).hexdigest()[:12]}'
 
 
 class Unit(NamedTuple):
@@ -207,7 +214,8 @@ def standing(
             out.append(Standing(unit, 'failed', saved['reason']))
         elif found.state == 'busy':
             text = f'{found.owner}, last sign {found.age:.0f} s ago'
-            out.append(Standing(unit, 'busy', text))
+            nobody = f'{unit.folder} names no process; if none works there, remove it'
+            out.append(Standing(unit, 'busy', text if found.owner else nobody))
         else:
             detail = 'begun' if found.state == 'free' else ''
             out.append(Standing(unit, 'done' if found.state == 'done' else 'to do', detail))

@@ -79,11 +79,14 @@ class Worker:
         waits = False
         while True:
             ends = self._advance_all()
-            if 'worked' not in ends and 'busy' not in ends:
-                return standing(self.benchmark, self.root, self.dead_seconds)
             if 'worked' not in ends:
+                stands = standing(self.benchmark, self.root, self.dead_seconds)
+                if 'busy' not in ends:
+                    return stands
                 if not waits:
-                    self.say('waiting for units that other processes work on')
+                    busy = [one for one in stands if one.state == 'busy'][:3]
+                    named = '; '.join(f'{one.unit.name} ({one.detail})' for one in busy)
+                    self.say(f'waiting for units that other processes work on: {named}')
                 waits = True
                 time.sleep(poll_seconds)
 

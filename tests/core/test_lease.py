@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from jax_prompt.core import lease
+from jax_prompt.core import lease, owner
 from jax_prompt.core.lease import Tenure, acquire, read_tenure
 
 
@@ -120,3 +120,26 @@ def test_a_failed_unit_can_be_taken_again_and_cleared(tmp_path):
     again.clear()
     assert _files(again.directory) == ['heartbeat']
     assert again.finish('run')
+
+
+def test_a_directory_whose_sign_was_removed_by_hand_is_free_in_the_end(tmp_path):
+    unit = tmp_path / 'unit'
+    held = acquire(unit, read_tenure(unit), beat_seconds=1e9)
+    (held.directory / 'heartbeat').unlink()
+    assert read_tenure(unit).state == 'busy'  # its process lives, and was heard of just now
+    past = time.time() - 200.0
+    os.utime(held.directory, (past, past))
+    found = read_tenure(unit)
+    assert (found.state, found.path) == ('free', held.directory)
+    other = acquire(unit, found)
+    assert read_tenure(unit)[:2] == ('busy', other.directory)
+    assert not held.finish('run') and other.finish('run')
+    assert os.listdir(unit) == ['run']
+
+
+def test_a_dead_owner_whose_sign_was_removed_holds_nothing(tmp_path):
+    ended = subprocess.Popen(['true'])
+    ended.wait()
+    left = tmp_path / 'unit' / f'run@{owner.host()}-{ended.pid}-aa'
+    left.mkdir(parents=True)
+    assert read_tenure(tmp_path / 'unit').state == 'free'

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +13,10 @@ from jax_prompt.cli import predict
 from jax_prompt.data.kept import changes, describe, read_kept, write_kept
 from jax_prompt.data.source import Unreadable
 from jax_prompt.runs import run as runs
+from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.inputs import load_splits, open_data
 from jax_prompt.runs.kept import check_kept, check_unchanged, keep, open_evaluated
+from jax_prompt.runs.kept_backbone import keep_backbone
 from jax_prompt.runs.run import run
 from jax_prompt.suite.suite import Benchmark, check_tests
 
@@ -217,3 +220,25 @@ def test_predict_gives_a_bad_image_a_row_and_goes_on(pets, monkeypatch, capsys):
         assert len(failed) == 1 and '003.png' in failed[0] and '\x1b' not in out
         if kind == 'jsonl':
             assert sum('error' in json.loads(line) for line in lines) == 1
+
+
+def test_a_run_goes_on_with_the_same_weights_alone(make_config, tmp_path):
+    backbone = build_backbone(make_config())
+    keep_backbone(backbone, 'a', tmp_path)
+    rounded = replace(backbone, content='0' * 64)
+    keep_backbone(rounded, 'b', tmp_path)  # nothing was trained: the new weights are taken
+    (tmp_path / 'metrics.jsonl').write_text('{}\n')
+    keep_backbone(rounded, 'b', tmp_path)
+    with pytest.raises(ValueError, match=r'a holds the weights of vit_micro.* in other .*Put'):
+        keep_backbone(backbone, 'a', tmp_path)
+    (tmp_path / 'backbone.json').write_text('{')
+    with pytest.raises(ValueError, match=r'backbone\.json is damaged .*or remove it'):
+        keep_backbone(rounded, 'b', tmp_path)
+    (tmp_path / 'backbone.json').unlink()
+    keep_backbone(rounded, 'b', tmp_path)  # as a run of an earlier version, which kept none
+    assert '"content": "000' in (tmp_path / 'backbone.json').read_text()
+
+
+def test_a_name_that_is_too_long_for_a_file_is_no_data(make_config):
+    with pytest.raises(ValueError, match='no such file, folder or task'):
+        open_data(make_config(), 'x' * 300)

@@ -18,7 +18,7 @@ from jax_prompt.train import ledger
 from jax_prompt.train.checkpoint import Checkpoints
 from jax_prompt.train.job import NonFiniteLoss
 from jax_prompt.train.log import read_metrics
-from jax_prompt.weights.load import load_weights
+from jax_prompt.weights.load import load_weights, save_converted
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -203,7 +203,14 @@ def test_restoring_says_what_is_missing_or_changed(make_config, tmp_path, weight
     mine.write_bytes(weights.read_bytes())
     run(make_config(method='linear', weights=str(mine)), tmp_path / 'run', quiet=True)
     result = tmp_path / 'run' / 'result.json'
-    text, digest = result.read_text(), load_weights(mine, 'vit_micro')[1].identity.sha256
+    tree, report = load_weights(mine, 'vit_micro')
+    for dtype in ('float32', 'bfloat16'):
+        save_converted(tmp_path / dtype, tree, report.identity, dtype)
+    same = restore(tmp_path / 'run', tmp_path / 'float32').evaluate('test')
+    assert same == restore(tmp_path / 'run').evaluate('test')
+    with pytest.raises(ValueError, match=r'bfloat16 holds .* in other values .*rounded.* sha256'):
+        restore(tmp_path / 'run', tmp_path / 'bfloat16')
+    text, digest = result.read_text(), report.identity.sha256
     result.write_text(text.replace(digest, '1' * 64))
     with pytest.raises(ValueError, match='Put the original file back'):
         restore(tmp_path / 'run')
@@ -269,8 +276,11 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(make_config, tmp_p
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
-def test_checkpoints_hold_nothing_frozen(make_config, tmp_path):
-    run(make_config(), tmp_path / 'run', quiet=True)
+def test_checkpoints_hold_nothing_frozen_and_too_large_a_batch_is_said(
+    make_config, tmp_path, capsys
+):
+    run(make_config(batch_size=25), tmp_path / 'run')
+    assert 'batch_size is 25, more than the 24 images of train' in capsys.readouterr().out
     size = sum(f.stat().st_size for f in (tmp_path / 'run' / 'checkpoints').rglob('*'))
     assert size < 500_000  # the backbone alone has 4.8 MB
 

@@ -77,3 +77,16 @@ def test_the_configs_give_the_protocols():
         with pytest.raises(ValueError, match="protocol is 'x'"):
             module.get_config('protocol=x')
     assert len(units_of(resolve_benchmark(offline_suite.get_config()), Path('r'))) == 6 * 4
+
+
+def test_a_path_that_is_too_long_for_a_name_gets_a_folder(make_config, tmp_path):
+    deep = tmp_path.joinpath(*[name * 60 for name in 'abcde'])
+    for name in ('one', 'two'):
+        (deep / name).mkdir(parents=True)
+    tasks = (str(deep / 'one'), str(deep / 'two'))
+    units = units_of(Benchmark('mine', tasks, make_config(), (0,)), tmp_path / 'r')
+    for unit, name in zip(units, ('one', 'two'), strict=True):
+        unit.folder.mkdir(parents=True)
+        assert name in unit.folder.parts[-3]
+    with pytest.raises(ValueError, match='task is'):
+        Benchmark('mine', ('x' * 300,), make_config())

@@ -11,6 +11,7 @@ import pytest
 from small_data import encode, picture, write_pack
 
 from configs import offline_suite
+from jax_prompt.core.lease import acquire, read_tenure
 from jax_prompt.report import rows
 from jax_prompt.runs import backbone, inputs
 from jax_prompt.runs.run import run, search
@@ -227,6 +228,20 @@ def _kill(process, root, pattern):
     process.send_signal(signal.SIGKILL)
     text, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL, text
+
+
+def test_who_is_waited_for_is_said(make, tmp_path, second, monkeypatch):
+    benchmark = make([second], search=False)
+    first, other = units_of(benchmark, tmp_path)
+    lease = acquire(first.folder, read_tenure(first.folder))
+    (other.folder / 'notes').mkdir(parents=True)
+    said = []
+    monkeypatch.setattr(worker.time, 'sleep', lambda _: pytest.exit('waits'))
+    with pytest.raises(pytest.exit.Exception):
+        Worker(benchmark, tmp_path, say=said.append).run()
+    owner = lease.directory.name.removeprefix('run@')
+    assert f'seed 0 ({owner}, last sign 0 s ago); ' in said[-1]
+    assert f'seed 1 ({other.folder} names no process; if none works there, remove it)' in said[-1]
 
 
 def test_killed_and_resumed_by_two_processes_it_gives_the_same_table(tmp_path, second):
