@@ -10,7 +10,6 @@ suite on programs compiled as a user's are, in twice the time.
 """
 
 import gc
-import itertools
 import os
 from importlib import metadata
 from pathlib import Path
@@ -35,10 +34,15 @@ _HASTY = '--xla_backend_optimization_level=0' in os.environ['XLA_FLAGS']
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_ROOT / '.pytest_cache' / 'xla'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '0')
+# Where in the code each operation stands is of use to who reads the programs, and takes its time.
+os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
 
 
 _MAPS = Path('/proc/self/maps')
-_count = itertools.count(1)
+_MOST_MAPS = 40_000  # Linux aborts a process that reaches some 65,000
+_tests_to_next_look = [1]
+# Tracing makes many objects that live long; Python shall not look for circles in them all the time.
+gc.set_threshold(50_000, 20, 20)
 
 
 # They take longest, and start first: the last file to end then is a short one.
@@ -47,9 +51,21 @@ _FIRST = (
     'tests/test_methods.py',
     'tests/suite/test_suite.py',
     'tests/train/test_processes.py',
+    'tests/test_optimised.py',
+    'tests/runs/test_run.py',
     'tests/tuners/test_lion.py',
     'tests/runs/test_embedded.py',
-    'tests/runs/test_run.py',
+    'tests/train/test_implicit.py',
+    'tests/train/test_mesh.py',
+    'tests/tuners/test_resnet_methods.py',
+    'tests/search/test_population.py',
+    'tests/train/test_micro_batch.py',
+    'tests/runs/test_resnet_run.py',
+    'tests/backbones/test_vit.py',
+    'tests/serve/test_backbone.py',
+    'tests/test_lowering.py',
+    'tests/launch/test_speed.py',
+    'tests/search/test_padding.py',
 )
 
 
@@ -65,17 +81,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _forget_programs():
-    """Drops compiled programs now and then: each stays mapped while JAX holds it, and a process
-    that reaches Linux's limit of some 65,000 maps is aborted."""
+    """Drops compiled programs before they are too many: JAX keeps each, with several maps of memory
+    for every kernel. As it drops them seldom, a worker's files share what they compile."""
     yield
-    if next(_count) % 8 == 0 and _MAPS.exists():
-        with open(_MAPS, encoding='utf-8') as file:
-            many = sum(1 for _ in file) > 20_000
-        if many:
-            import jax
+    _tests_to_next_look[0] -= 1
+    if _tests_to_next_look[0] > 0 or not _MAPS.exists():
+        return
+    with open(_MAPS, encoding='utf-8') as file:
+        count = sum(1 for _ in file)
+    if count > _MOST_MAPS:
+        import jax
 
-            jax.clear_caches()
-            gc.collect()
+        jax.clear_caches()
+        gc.collect()
+        count = 0
+    _tests_to_next_look[0] = 1 + (_MOST_MAPS - count) // 4_000  # a test's maps are fewer by far
 
 
 @pytest.fixture(scope='session')

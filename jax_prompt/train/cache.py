@@ -17,6 +17,7 @@ import numpy as np
 from jax_prompt.core.spec import IMAGE, Cut
 from jax_prompt.core.tree import Tree
 from jax_prompt.evals.classify import padded_batches
+from jax_prompt.model import Classifier
 from jax_prompt.train.mesh import in_context, shard_batch, unite
 from jax_prompt.train.step import Program
 
@@ -40,9 +41,15 @@ def cached_cut(
         return IMAGE
     size = program.image_size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    out = jax.eval_shape(partial(program.classifier.prefix, cut=cut), backbone, image)
+    out = _from_view.eval_shape(program.classifier, cut, backbone, image)
     megabytes = num_images * out.size * out.dtype.itemsize / 1e6
     return cut if megabytes <= budget_mb else IMAGE
+
+
+# Jitted for its shapes alone, which JAX then keeps for the next run.
+@partial(jax.jit, static_argnames=('classifier', 'cut'))
+def _from_view(classifier: Classifier, cut: Cut, backbone: Tree, x: jax.Array) -> jax.Array:
+    return classifier.prefix(backbone, x, cut)
 
 
 @partial(jax.jit, static_argnames=('program', 'cut'))

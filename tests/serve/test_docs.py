@@ -43,6 +43,7 @@ def test_the_steps_of_the_container_build_and_its_command_is_one(tmp_path):
     assert extra in project['optional-dependencies']
     # What it needs is here already, and no test reaches for an index.
     here = ['--no-deps', '--no-index', '--no-build-isolation', '--target', str(place), '-q', path]
+    here.append('--no-compile')  # that this Python compiles is known, and takes its time
     command = [sys.executable, '-m', *words, *here]
     done = subprocess.run(command, cwd=app, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
