@@ -178,28 +178,17 @@ class Program:
             x = to_model(x, self.mean, self.std)
         loss_fn = partial(self.loss, frozen=with_length(frozen, length), total=total)
         gradient = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+        gradient = partial(gradient, state.trainable)
+        probes, part = self.classifier.tuner.probes(len(labels)), BatchPart(x, raw, labels, weights)
         (loss, correct), (grads, seen) = in_parts(
-            partial(gradient, state.trainable),
-            self.classifier.tuner.probes(len(labels)),
-            BatchPart(x, raw, labels, weights),
-            keys[1],
-            self.at_once,
-            self.num_devices,
+            gradient, probes, part, keys[1], self.at_once, self.num_devices
         )
         if axis is not None:
             loss, correct, grads = jax.lax.psum((loss, correct, grads), axis)
             seen, weights = jax.lax.all_gather((seen, weights), axis, tiled=True)
-        after = self._update(state, grads, hyper)
-        metrics = {
-            'loss': loss,
-            'correct': correct,
-            'count': total,
-            'grad_norm': optax.tree.norm(weight_gradients(grads)),
-            **self.classifier.tuner.diagnose(seen, weights),
-        }
-        share = optax.tree.get(after.opt_state, 'critical_share')
-        if share is not None:
-            metrics['critical_share'] = share
+        after, metrics = self._update(state, grads, hyper)
+        metrics |= {'loss': loss, 'correct': correct, 'count': total}
+        metrics |= self.classifier.tuner.diagnose(seen, weights)
         after = after._replace(step=state.step + 1)
         return self._skip(state, after, metrics) if self.skip_nonfinite else (after, metrics)
 
@@ -239,14 +228,20 @@ class Program:
             losses = cross_entropy(logits, part.labels, self.optim.label_smoothing)
         return share_of(part, losses, logits, total)
 
-    def _update(self, state: TrainState, grads: Tree, hyper: Hyper) -> TrainState:
-        """Returns the state after a step with these gradients, but for its number."""
+    def _update(
+        self, state: TrainState, grads: Tree, hyper: Hyper
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Returns the state after a step with these gradients, but for its number, and metrics."""
         updates, opt_state = self.optimizer(hyper).update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         ema = state.ema
         if self.optim.ema_decay:
             ema = optax.incremental_update(trainable, ema, 1.0 - self.optim.ema_decay)
-        return TrainState(state.step, trainable, opt_state, ema)
+        metrics = {'grad_norm': optax.tree.norm(weight_gradients(grads))}
+        share = optax.tree.get(opt_state, 'critical_share')
+        if share is not None:
+            metrics['critical_share'] = share
+        return TrainState(state.step, trainable, opt_state, ema), metrics
 
     def _skip(
         self, before: TrainState, after: TrainState, metrics: dict[str, jax.Array]
