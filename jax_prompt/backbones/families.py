@@ -46,7 +46,7 @@ def leaf_shapes(config: Config) -> Mapping[str, tuple[int, ...]]:
 
     The network's own init says it, traced without computing anything. Do not change the result.
     """
-    network, size = family_of(config).make(config, ()), config.image_size
+    network, size = family_of(config).make(config, ()).clone(traced=True), config.image_size
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     tree = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), images)['params']
     shapes = {}
@@ -56,5 +56,5 @@ def leaf_shapes(config: Config) -> Mapping[str, tuple[int, ...]]:
         if span is None:
             shapes[path] = leaf.shape
         else:
-            shapes |= {f'block_{i:02d}/{rest}': leaf.shape[1:] for i in range(*span)}
+            shapes |= {f'block_{i:02d}/{rest}': leaf.shape for i in range(*span)}
     return shapes

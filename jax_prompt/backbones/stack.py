@@ -1,12 +1,10 @@
 """What all families of backbones share: the way from images to features over stacked blocks.
 
 A segment is a run of like blocks. Its parameters are stacked along a leading layer axis, as those
-of the tuner are, and it runs as one scan. The parameters of a segment are made by `vmap` of one
-block's and passed to it explicitly inside `lax.scan`. Linen's lifted scan would need the tuner's
-parameters as module variables and could not stop at a cut. A scan compiles one block instead of L
-and runs as fast or faster on CPU.
-
-A family subclasses `Stacked` and says what is its own: `embed`, `blocks`, `between` and `pool`.
+of the tuner are, and it runs as one scan. They are made by `vmap` of one block's and passed to it
+explicitly. Linen's lifted scan would need the tuner's parameters as module variables and could not
+stop at a cut. A scan compiles one block instead of L and runs as fast or faster on CPU. A family
+subclasses `Stacked` and gives `embed`, `blocks`, `between` and `pool`.
 
 Memory of the backward pass (`remat`): 'none' keeps what automatic differentiation asks for; 'save'
 keeps four tensors a block (its input, qkv, the residual after attention, the input of GELU) and
@@ -37,8 +35,7 @@ class Blocks(NamedTuple):
 
     Attributes:
       module: one of them. It is called with (x, tuner, place, drop path rate) and returns x.
-      entering: shape of something that may enter it. Its parameters are made by it, and those of
-        what follows these blocks (`between`, `pool`).
+      entering: shape of something that may enter it; its parameters, and what follows, need it.
       loop: whether it may run as a loop of the compiled program.
     """
 
@@ -56,10 +53,12 @@ class Stacked(nn.Module):
     Attributes:
       config: its configuration.
       seams: layers at which the stacked blocks are cut into segments, besides `config.seams`.
+      traced: `init` makes one layer of each segment, to learn shapes; such a network can't run.
     """
 
     config: Any
     seams: tuple[int, ...] = ()
+    traced: bool = False
 
     def embed(self, images: jax.Array, tuner: Tuner, place: Place, bare_patches: bool) -> jax.Array:
         """Maps images [B, H, W, 3] to what enters block 0, or to their bare patch embeddings."""
@@ -127,7 +126,8 @@ class Stacked(nn.Module):
             if not (inside or self.is_initializing()):
                 continue  # a prefix needs no parameters beyond its stop
             blocks = self.blocks((first, last), tuner.facts(self.config.spec()))
-            weights = self.param(segment_name(first, last), partial(_init, blocks, last - first))
+            number = 0 if self.traced else last - first
+            weights = self.param(segment_name(first, last), partial(_init, blocks, number))
             if self.is_initializing():
                 x = jnp.zeros(blocks.entering)  # parameters ask for shapes: no block has to run
             elif inside:
@@ -211,10 +211,10 @@ class Stacked(nn.Module):
 
 
 def _init(blocks: Blocks, count: int, key: jax.Array) -> Tree:
-    """Makes the parameters of `count` like blocks, leaves [count, ...]."""
+    """Makes the parameters of `count` like blocks, leaves [count, ...]; of one block for 0."""
     block, dummy = blocks.module, jnp.zeros(blocks.entering)
     make = lambda k: block.init(k, dummy, Tuner(), Place(), 0.0)['params']  # noqa: E731
-    return jax.vmap(make)(jax.random.split(key, count))
+    return jax.vmap(make)(jax.random.split(key, count)) if count else make(key)
 
 
 def _place_of(
