@@ -11,6 +11,7 @@ overrides the few hooks that it needs and does not know the inside of the backbo
 As an example, take a tuner with two prompts at the first block and an offset behind each MLP:
 
 >>> from dataclasses import replace
+>>> import jax.numpy as jnp
 >>> from jax_prompt.backbones.architectures import ARCHITECTURES
 >>> from jax_prompt.core.spec import Cut
 >>> from jax_prompt.core.staged import per_stage
@@ -75,13 +76,12 @@ parameter scope. The split, the optimizer and a population under `vmap` need exp
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jax_prompt.core.facts import Facts
+from jax_prompt.core.rows import without_rows
 from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec
 from jax_prompt.core.tree import Tree
 
@@ -138,21 +138,7 @@ class Place:
 
     def without_prompts(self, x: jax.Array) -> jax.Array:
         """Returns the layer's tokens [..., T, D] without the prompts."""
-        return _without(x, *self.prompts_at)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _without(x: jax.Array, first: int, number: int) -> jax.Array:
-    """Leaves out `number` rows from `first` of x [..., T, D]; the gradient gets zeros there."""
-    return jnp.concatenate([x[..., :first, :], x[..., first + number :, :]], axis=-2)
-
-
-def _without_backward(first, number, _, g):
-    zeros = jnp.zeros((*g.shape[:-2], number, g.shape[-1]), g.dtype)
-    return (jnp.concatenate([g[..., :first, :], zeros, g[..., first:, :]], axis=-2),)
-
-
-_without.defvjp(lambda x, first, number: (_without(x, first, number), None), _without_backward)
+        return without_rows(x, *self.prompts_at)
 
 
 @dataclass(frozen=True)
