@@ -12,9 +12,9 @@ MUTANTS = (
     ),
     Mutant(
         'pack-on-another-backbone',
-        'packs/load.py',
-        'if hash_tree(backbone.tree) != header.content:',
-        'if not header.content:',
+        'runs/backbone.py',
+        'if content and backbone.content != content:',
+        'if content and not backbone.content:',
         ('packs/test_packs.py',),
     ),
     Mutant(
