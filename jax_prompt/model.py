@@ -129,11 +129,19 @@ class Classifier:
         out: Any = self.backbone.apply(variables, jax.lax.stop_gradient(x), start=start)
         return out
 
-    def prefix(self, backbone_params: Tree, images: jax.Array, cut: Cut) -> jax.Array:
-        """Computes the frozen part before the cut: tokens [B, C + N, D] or features [B, D]."""
+    def prefix(
+        self, backbone_params: Tree, images: jax.Array, cut: Cut, tuner_params: Tree | None = None
+    ) -> jax.Array:
+        """Computes the frozen part before the cut: tokens [B, C + N, D] or features [B, D].
+
+        With the parameters of a tuner that doesn't train, the tuner acts too.
+        """
         if cut.at_image:
             return images
-        out: Any = self.backbone.apply({'params': backbone_params}, images, stop=cut)
+        tuner = None if tuner_params is None else self.tuner
+        out: Any = self.backbone.apply(
+            {'params': backbone_params}, images, tuner, tuner_params, stop=cut
+        )
         return out
 
 

@@ -24,6 +24,8 @@ class Facts:
       needs_raw: whether `Tuner.features` wants the frozen network's features of the raw image.
       needs_tokens: whether `Tuner.pool` is asked, with the final tokens.
       bare: whether nothing acts before `Tuner.features`. Tuned and raw features are then the same.
+      constant: whether features depend on the image alone while the tuner's parameters stay as they
+        are: nothing of it is random, and it sees one image at a time.
       mixes_images: whether prompts in windows take part in those of other images, as in VPT's
         released code.
       mask_obstacle: why prompts past a length can't be left out exactly; '' where they can. They
@@ -40,6 +42,7 @@ class Facts:
     needs_raw: bool = False
     needs_tokens: bool = False
     bare: bool = False
+    constant: bool = False
     mixes_images: bool = False
     mask_obstacle: str = ''
     parts: tuple[tuple[str, 'Facts'], ...] = ()

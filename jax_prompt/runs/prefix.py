@@ -23,6 +23,7 @@ class Prefix:
       with_raw: training starts from the image, and the features of the frozen network are computed
         once beside it.
       batch_size: images a call.
+      tuner: the tuner's parameters where it acts before the cut and none of them trains.
     """
 
     program: Program
@@ -30,6 +31,7 @@ class Prefix:
     cut: Cut
     with_raw: bool
     batch_size: int
+    tuner: Tree | None = None
 
     def apply(self, data: Data) -> Data:
         """Returns a split's data at the cut, or its images with their raw features."""
@@ -37,7 +39,7 @@ class Prefix:
             frozen_prefix, self.program, backbone=self.backbone, batch_size=self.batch_size
         )
         if self.cut != IMAGE:
-            return Data(prefix(self.cut, images=data.data), data.labels)
+            return Data(prefix(self.cut, images=data.data, tuner=self.tuner), data.labels)
         if self.with_raw and not isinstance(data.data, Streamed | WithRaw):
             raw = prefix(FEATURES, images=data.data)
             return Data(WithRaw(data.data, raw), data.labels)
@@ -56,10 +58,13 @@ def make_prefix(config: RunConfig, program: Program, frozen: Tree, num_images: i
     Args:
       config: the run.
       program: starts from the image.
-      frozen: the frozen tree, on the devices of the run.
+      frozen: the frozen tree, on the devices of the run. Prompts that do not train lie there; then
+        the head alone trains, on features.
       num_images: images of all splits together.
     """
     facts, backbone = program.classifier.facts, frozen.get('backbone', {})
+    tuner = None if config.train_prompts or len(config.lengths) > 1 else frozen.get('tuner')
+    still = facts.constant and tuner is not None
     # A random stochastic depth inside the prefix would be a training-time change of it.
     allowed = bool(backbone) and not config.model.drop_path_rate
     budget = config.input.cache_mb if allowed else 0.0
@@ -67,8 +72,9 @@ def make_prefix(config: RunConfig, program: Program, frozen: Tree, num_images: i
     def place(wanted: Cut) -> Cut:
         return cached_cut(program, wanted, num_images, budget, backbone)
 
-    cut = place(facts.cut) if allowed else IMAGE
+    cut = place(FEATURES if still else facts.cut) if allowed else IMAGE
     # Training starts from the image, but the tuner wants the bare network's features too.
     wants = allowed and facts.needs_raw and cut == IMAGE
     with_raw = wants and place(FEATURES) == FEATURES
-    return Prefix(program, backbone, cut, with_raw, config.engine.eval_batch_size)
+    size = config.engine.eval_batch_size
+    return Prefix(program, backbone, cut, with_raw, size, tuner if still else None)

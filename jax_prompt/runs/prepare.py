@@ -246,9 +246,10 @@ def _from_the_cut(
       shared: the frozen backbone, on the devices of the run.
       images: the splits.
     """
-    first = next(iter(starts.values())).program
-    total = sum(len(part.labels) for part in images.values())
-    prefix = make_prefix(config, first, shared, total)
+    start = next(iter(starts.values()))
+    first, total = start.program, sum(len(part.labels) for part in images.values())
+    still = split_frozen(start.fixed, first.mesh) if start.fixed else {}
+    prefix = make_prefix(config, first, {**shared, **still}, total)
     splits = {name: prefix.apply(part) for name, part in images.items()}
     shared, moved = prefix.frozen_after(shared), {}
     for number, start in starts.items():

@@ -93,7 +93,7 @@ def search(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> di
 
     Returns:
       The content of chosen.json: the candidate's name, its hyperparameters and accuracies on val,
-      and the rows of all candidates.
+      which of them lie at an end of their grid, and the rows of all candidates.
 
     Raises:
       ValueError: no search is configured, or as `run`.
@@ -111,7 +111,9 @@ def search(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> di
         prepared = prepare(config, workdir, test=False, quiet=quiet)
         found, _ = search_candidates(prepared)
         fingerprint = prepared.source.fingerprint
-        chosen = {**found.row, 'search': found.rows, 'data_fingerprint': fingerprint}
+        at_edge = edges(found.row, config.grids)
+        chosen = {**found.row, 'at_edge': at_edge, 'search': found.rows}
+        chosen['data_fingerprint'] = fingerprint
         write_json(workdir / 'chosen.json', chosen)
         return chosen
 

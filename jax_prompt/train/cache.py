@@ -53,17 +53,24 @@ def _from_view(classifier: Classifier, cut: Cut, backbone: Tree, x: jax.Array) -
 
 
 @partial(jax.jit, static_argnames=('program', 'cut'))
-def _prefix(program: Program, cut: Cut, backbone: Tree, x: jax.Array) -> jax.Array:
+def _prefix(
+    program: Program, cut: Cut, backbone: Tree, tuner: Tree | None, x: jax.Array
+) -> jax.Array:
     def forward(part: jax.Array) -> jax.Array:
         with in_context(program.mesh):
-            return program.classifier.prefix(backbone, program.view(part), cut)
+            return program.classifier.prefix(backbone, program.view(part), cut, tuner)
 
     out = program.in_parts(forward, shard_batch(x, program.mesh))
     return unite(out, program.mesh)[: len(x)]
 
 
 def frozen_prefix(
-    program: Program, cut: Cut, backbone: Tree, images: Any, batch_size: int
+    program: Program,
+    cut: Cut,
+    backbone: Tree,
+    images: Any,
+    batch_size: int,
+    tuner: Tree | None = None,
 ) -> np.ndarray:
     """Computes the activations at the cut for all images.
 
@@ -73,12 +80,13 @@ def frozen_prefix(
       backbone: the backbone's parameters, all frozen before the cut.
       images: uint8 [n, S, S, 3], or a stream of them.
       batch_size: images a call.
+      tuner: the tuner's parameters where it acts before the cut and none of them trains.
 
     Returns:
       [n, ...] float32 on the host.
     """
     parts = [
-        np.asarray(_prefix(program, cut, backbone, batch))
+        np.asarray(_prefix(program, cut, backbone, tuner, batch))
         for batch in padded_batches(images, len(images), batch_size)
     ]
     return np.concatenate(parts)[: len(images)]

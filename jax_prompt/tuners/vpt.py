@@ -56,11 +56,13 @@ class VPT(Tuner):
         own = super().facts(spec)
         dropped = 'prompt dropout draws its masks by the number of prompts'
         masked = type(self) is VPT  # a subclass does more with its prompts than stand among tokens
+        constant = masked and not self.dropout_rate and not self.faithful
         return replace(
             own,
             cut=Cut(0),
             prompt_layers=range(spec.num_layers if self.deep else 1),
             prompt_length=self.num_prompts,
+            constant=constant,
             mixes_images=self.faithful,
             mask_obstacle=(dropped if self.dropout_rate else '') if masked else own.mask_obstacle,
         )

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from small_data import encode
 
+from jax_prompt.core.spec import FEATURES
+from jax_prompt.runs.prepare import prepare
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
 from jax_prompt.train import ledger
@@ -127,6 +129,22 @@ def test_frozen_prototypes_train_the_head_alone(make_config, tmp_path):
     assert result['num_trainable'] == result['num_trainable_head'] == 129 * 2
     got = restore(tmp_path / 'run').evaluate('test')
     assert got['accuracy'] == result['test_accuracy']
+
+
+def test_with_frozen_prompts_the_head_trains_on_features_computed_once(make_config, tmp_path):
+    config = make_config(method='spt_deep', train_prompts=False, epochs=1)
+    (tmp_path / 'a').mkdir()
+    prepared = prepare(config, tmp_path / 'a', quiet=True)
+    assert prepared.start.program.start == FEATURES
+    assert set(prepared.start.frozen) == {'tuner'}  # the network is not needed any more
+    assert prepared.splits['train'].data.shape == (24, 128)
+    once = run(config, tmp_path / 'once', quiet=True)
+    each_time = replace(config, input=replace(config.input, cache_mb=0.0))
+    again = run(each_time, tmp_path / 'each_time', quiet=True)
+    assert once['test_loss'] == pytest.approx(again['test_loss'], rel=1e-5)
+    dropped = replace(config, method='vpt_deep', tuner={'dropout_rate': 0.5})
+    (tmp_path / 'b').mkdir()
+    assert prepare(dropped, tmp_path / 'b', quiet=True).start.program.start.at_image
 
 
 def test_prototypes_may_come_from_another_task(make_config, tmp_path, pack):

@@ -116,7 +116,10 @@ def test_the_search_reads_no_image_of_test(make, tmp_path, second, monkeypatch):
 
     monkeypatch.setattr(inputs, 'open_source', guarded)
     config = make((second,)).config(str(second))
-    assert search(config, tmp_path / 'search', quiet=True)['lr'] in config.search_lrs
+    wide = replace(config, search_lrs=(1e-6, 1e-4, 1e-2))
+    found = search(wide, tmp_path / 'search', quiet=True)
+    ends = {1e-6: {'lr': 'lowest'}, 1e-4: {}, 1e-2: {'lr': 'highest'}}
+    assert found['at_edge'] == ends[found['lr']] != {}
     with pytest.raises(PermissionError, match='of test was read'):
         run(config, tmp_path / 'run', quiet=True)
     with pytest.raises(ValueError, match='nothing to choose'):
