@@ -30,14 +30,19 @@ lint() {
 # tests/conftest.py, which lets the slow ones start first.
 tests() {
   say "pytest $*"
-  exec "$bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q "$@"
+  "$bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q "$@"
 }
 
 case "${1:-}" in
   '')
     lint
-    say 'mypy'; "$bin/mypy"
-    tests ;;
+    say 'mypy, beside the first tests'
+    "$bin/mypy" &
+    types=$!
+    failed=0
+    tests || failed=$?
+    wait "$types" || { say 'mypy found errors, see above'; failed=1; }
+    exit "$failed" ;;
   --changed)
     shift
     lint

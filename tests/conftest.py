@@ -11,6 +11,7 @@ suite on programs compiled as a user's are, in twice the time.
 
 import gc
 import os
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -77,6 +78,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=apart)
     place = {name: i for i, name in enumerate(_FIRST)}
     items.sort(key=lambda item: place.get(item.nodeid.split('::')[0], len(_FIRST)))
+
+
+def _processor_time() -> float:
+    """Returns the seconds of this process and of its children that have ended."""
+    return time.process_time() + sum(os.times()[2:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    """Writes how long a test takes to the file JAX_PROMPT_TIMES, for `tests/slowest.py`."""
+    before = _processor_time()
+    done = yield
+    if file := os.environ.get('JAX_PROMPT_TIMES'):
+        with open(file, 'a', encoding='utf-8') as out:
+            out.write(f'{_processor_time() - before:.3f} {item.nodeid}\n')
+    return done
 
 
 @pytest.fixture(autouse=True)

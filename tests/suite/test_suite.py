@@ -42,6 +42,7 @@ def make(make_config):
 
     def made(tasks, seeds=(0, 1), **changes):
         options = {'method': 'linear', 'search': True, 'search_lrs': (1e-4, 1e-2)}
+        options['image_size'] = 16
         config = make_config(**{**options, 'train_on': 'train+val', **changes})
         return Benchmark('mine', tuple(map(str, tasks)), config, seeds)
 
@@ -251,7 +252,7 @@ def test_killed_and_resumed_by_two_processes_it_gives_the_same_table(tmp_path, s
     pytest.importorskip('sklearn', reason='scikit-learn is not installed')
     root, tasks, seeds = tmp_path / 'killed', (str(second), 'digits'), (3, 4)
     config = offline_suite.get_config('method=linear')
-    short = {'run.epochs': 4, 'run.search_lrs': (1e-3, 1e-2), 'run.image_size': 32}
+    short = {'run.epochs': 4, 'run.search_lrs': (1e-3, 1e-2), 'run.image_size': 16}
     short |= {'run.engine.checkpoint_seconds': 0.0, 'run.input.data_dir': str(tmp_path / 'data')}
     changes = {'tasks': tasks, 'seeds': seeds, **short}
     config.update_from_flattened_dict(changes)
