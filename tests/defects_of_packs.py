@@ -5,9 +5,9 @@ from defects import Mutant
 MUTANTS = (
     Mutant(
         'pack-checksum-ignored',
-        'packs/file.py',
-        'if hash_tree(tree, values) != metadata[SUM]:',
-        'if not metadata[SUM]:',
+        'weights/sealed.py',
+        'if hash_tree(leaves, info) != metadata[_SUM]:',
+        'if not metadata[_SUM]:',
         ('packs/test_hostile.py',),
     ),
     Mutant(

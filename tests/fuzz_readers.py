@@ -14,14 +14,14 @@ from small_data import encode, picture, write_pack
 from jax_prompt.backbones import table
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core import colour
-from jax_prompt.core.checksum import hash_tree
-from jax_prompt.core.npz import read_npy, read_npz
+from jax_prompt.core.npz import read_npy
 from jax_prompt.core.tree import flatten, unflatten
 from jax_prompt.data.open import open_source
-from jax_prompt.packs.file import KEY, SUM, read_pack
+from jax_prompt.packs.file import read_pack
 from jax_prompt.packs.header import SCHEMA
 from jax_prompt.report.collect import from_workdir
 from jax_prompt.runs.config import resolve
+from jax_prompt.runs.prompts import read_prototypes
 from jax_prompt.runs.restore import read_config
 from jax_prompt.runs.workdir import open_workdir
 from jax_prompt.train.log import read_json, read_metrics
@@ -29,7 +29,7 @@ from jax_prompt.train.snapshots import load_snapshot
 from jax_prompt.weights.cache import FileRecord, read_record, write_record
 from jax_prompt.weights.load import load_weights, save_converted
 from jax_prompt.weights.readers import read
-from jax_prompt.weights.writer import write_safetensors
+from jax_prompt.weights.sealed import write_sealed
 
 GOLDEN = Path(__file__).parent / 'weights' / 'golden'
 ARCH = 'vit_fuzz'
@@ -89,7 +89,7 @@ def kinds(folder: Path) -> list[Kind]:
     Args:
       folder: where files are made on the way.
     """
-    return [*_weights(folder), *_packs(folder), *_run_files(), *_tuned(folder)]
+    return [*_weights(folder), *_packs(folder), *_run_files(folder), *_tuned(folder)]
 
 
 def _bytes_of(save: Callable[..., None], **arrays: Any) -> bytes:
@@ -171,7 +171,7 @@ def _packs(folder: Path) -> list[Kind]:
     return made
 
 
-def _run_files() -> list[Kind]:
+def _run_files(folder: Path) -> list[Kind]:
     config = resolve(CONFIG)
     text = json.dumps(config.to_dict(), indent=2, sort_keys=True).encode()
     result = json.dumps(RESULT, indent=2, sort_keys=True).encode()
@@ -179,9 +179,9 @@ def _run_files() -> list[Kind]:
     metrics = ''.join(json.dumps(row) + '\n' for row in rows).encode()
     rng = np.random.default_rng(0)
     prompts = rng.standard_normal((2, 3, 8)).astype(np.float32)
-    report = json.dumps({'construction': 'mean'})
-    weights = {'head/kernel': prompts[0], 'tuner/layers/prompts': prompts}
     like = {'head': {'kernel': prompts[0]}, 'tuner': {'layers': {'prompts': prompts}}}
+    write_sealed(folder / 'prompts', 'prompts', {'prompts': prompts}, {'construction': 'mean'})
+    write_sealed(folder / 'snapshot', 'snapshot', like, {'epoch': 1})
     labels = _bytes_of(lambda file: np.save(file, np.arange(30, dtype=np.int32)))
 
     def row(path: Path) -> dict[str, Any]:
@@ -199,7 +199,8 @@ def _run_files() -> list[Kind]:
         return {'result': open_workdir(config, path.parent)}
 
     def prototypes(path: Path) -> dict[str, Any]:
-        return read_npz(path, ('prompts', 'report'), way_out=WAY_OUT)
+        made, report = read_prototypes(path, WAY_OUT)
+        return {'prompts': made, 'report': report}
 
     return [
         Kind('config.json', 'config.json', text, settings),
@@ -209,15 +210,15 @@ def _run_files() -> list[Kind]:
         Kind('chosen.json', 'chosen.json', result, lambda path: {'chosen': read_json(path)}),
         Kind('metrics.jsonl', 'metrics.jsonl', metrics, lambda path: {'rows': read_metrics(path)}),
         Kind(
-            'prototypes.npz',
-            'prototypes.npz',
-            _bytes_of(np.savez, prompts=prompts, report=report),
+            'prototypes',
+            'prototypes.safetensors',
+            (folder / 'prompts').read_bytes(),
             prototypes,
         ),
         Kind(
             'snapshot',
-            'epoch_0001.npz',
-            _bytes_of(np.savez, **weights),
+            'epoch_0001.safetensors',
+            (folder / 'snapshot').read_bytes(),
             lambda path: flatten(load_snapshot(path, like)),
         ),
         Kind('labels.npy', 'labels.npy', labels, lambda path: {'labels': read_npy(path)}),
@@ -249,9 +250,7 @@ def _tuned(folder: Path) -> list[Kind]:
     rng = np.random.default_rng(0)
     shapes = {'head/bias': (2,), 'head/kernel': (8, 2), 'tuner/layers/prompts': (2, 3, 8)}
     flat = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
-    stream = io.BytesIO()
-    metadata = {KEY: json.dumps(_HEADER), SUM: hash_tree(unflatten(flat), _HEADER)}
-    write_safetensors(stream, flat, '', metadata)
+    write_sealed(folder / 'pack', 'pack', unflatten(flat), _HEADER)
     write_record(folder / 'w', FileRecord('https://example.org/w', 'ab' * 32, 100, 'publisher'))
     record = (folder / 'w.fetched.json').read_bytes()
 
@@ -263,6 +262,6 @@ def _tuned(folder: Path) -> list[Kind]:
         return {'record': read_record(path.with_name('w'))}
 
     return [
-        Kind('tuned pack', 'p.safetensors', stream.getvalue(), tuned),
+        Kind('tuned pack', 'p.safetensors', (folder / 'pack').read_bytes(), tuned),
         Kind('fetched.json', 'w.fetched.json', record, fetched),
     ]

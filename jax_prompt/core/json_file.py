@@ -1,4 +1,4 @@
-"""Reads JSON files that a run, a benchmark or a user wrote; every error names the file."""
+"""Reads JSON: files of a run, a benchmark or a user, and texts in the headers of other files."""
 
 import json
 from collections.abc import Collection
@@ -51,3 +51,30 @@ def load_object(path: str | Path, way_out: str, needs: Collection[str] = ()) -> 
     if missing:
         raise ValueError(f'{path} lacks {missing[:5]}: {way_out}')
     return value
+
+
+def parse_json(text: str, most: int) -> Any:
+    """Returns the value of a JSON text that comes from elsewhere.
+
+    Args:
+      text: the text.
+      most: characters that are read.
+
+    Raises:
+      ValueError: it is too long, no JSON, holds one name twice, or NaN or infinity.
+    """
+    if len(text) > most:
+        raise ValueError(f'its header has {len(text)} characters; at most {most} are read')
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({name for name, _ in pairs}) < len(pairs):
+            raise ValueError('it holds several entries of one name')
+        return dict(pairs)
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f'it holds {constant}')
+
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'its header is damaged ({str(error)[:120]})') from error

@@ -5,10 +5,8 @@ here a header is matched. Objects, structures and other types than numbers and t
 Stored members are mapped, deflated ones unpacked (`archive`).
 """
 
-import logging
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +15,6 @@ import numpy as np
 from jax_prompt.core.archive import Entry, list_entries, unpack
 from jax_prompt.core.mapped import map_bytes
 
-_LOG = logging.getLogger(__name__)
 _MAX_HEADER = 10_000  # bytes, as numpy
 _MAX_SIZE = 2**48  # bytes of an array
 _ITEMS = {
@@ -86,49 +83,6 @@ def read_array(path: Path, member: Member) -> np.ndarray:
         name = member.entry.name.removesuffix('.npy')[:80]
         raise ValueError(f"array '{name}' is not read: {error}") from error
     return _shaped(data[member.head :], member.dtype, member.shape, member.fortran)
-
-
-def read_npz(
-    path: Path, wanted: tuple[str, ...] | None = None, *, way_out: str
-) -> dict[str, np.ndarray]:
-    """Reads the arrays of an .npz, all or those wanted.
-
-    Args:
-      path: the file.
-      wanted: names that must be there; None: all that are.
-      way_out: what the reader of an error can do, 'remove it and ...'.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is damaged or lacks a name; names the file.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f'{path} is missing: {way_out}')
-    try:
-        members = list_arrays(path)
-        missing = sorted(set(wanted or ()) - members.keys())
-        if missing:
-            raise ValueError(f'it has no {missing}; it has {sorted(members)[:8]}')
-        return {name: read_array(path, members[name]) for name in wanted or members}
-    except ValueError as error:
-        raise ValueError(f'{path} is damaged: {error}; {way_out}') from error
-
-
-def is_whole(read: Callable[[], object]) -> bool:
-    """Whether `read` finds its file whole; a damaged one is named in a warning.
-
-    Args:
-      read: reads a file by `read_npz`, and raises what that raises.
-    """
-    try:
-        read()
-    except FileNotFoundError:
-        return False
-    except ValueError as error:
-        _LOG.warning('%s', error)
-        return False
-    return True
 
 
 def read_npy(path: Path) -> np.ndarray:

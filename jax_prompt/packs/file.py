@@ -6,10 +6,9 @@ backbone itself are not in it. The header says which backbone it needs, and all 
 takes (`header`). A checksum covers tensors and header.
 
     name of a tensor   tuner/..., head/..., backbone/... as in a running model
-    metadata           jax_prompt_pack: the header, JSON; sha256: the checksum
+    metadata           jax_prompt_pack: the header, JSON; sha256: the checksum (`weights.sealed`)
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,16 +17,14 @@ import jax
 import numpy as np
 
 from jax_prompt.core.checksum import hash_tree
-from jax_prompt.core.files import whole_file
-from jax_prompt.core.tree import Tree, flatten, merge, unflatten
-from jax_prompt.packs.header import Header, check_schema, from_json, parse_header, to_json
+from jax_prompt.core.tree import Tree, merge, unflatten
+from jax_prompt.packs.header import Header, check_schema, from_json, to_json
 from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.restore import Restored, restore
 from jax_prompt.weights.identity import Identity
-from jax_prompt.weights.readers import read
-from jax_prompt.weights.writer import write_safetensors
+from jax_prompt.weights.sealed import is_of_kind, read_sealed, write_sealed
 
-KEY, SUM = 'jax_prompt_pack', 'sha256'  # in the file's metadata
+KIND = 'pack'  # of the file (`weights.sealed`)
 _GROUPS = ('tuner', 'head', 'backbone')
 _DTYPES = ('float32', 'bfloat16')  # the latter of frozen prompts alone
 _MOST_TENSORS = 100_000
@@ -98,19 +95,13 @@ def write_pack(run: Restored | str | Path, path: str | Path, weights: str | Path
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f'{path.absolute().parent} is not there; make that folder first')
     pack = pack_of(run if isinstance(run, Restored) else restore(run, weights))
-    text = json.dumps(to_json(pack.header), sort_keys=True)
-    with whole_file(path, durable=True) as file:
-        write_safetensors(file, flatten(pack.tree), '', {KEY: text, SUM: pack.sha256})
+    write_sealed(path, KIND, pack.tree, to_json(pack.header), finite=True, durable=True)
     return pack
 
 
 def is_pack(path: str | Path) -> bool:
     """Whether a file is a pack, by its header; whether it is whole, `read_pack` tells."""
-    path = Path(path).expanduser()
-    try:
-        return path.is_file() and _is_safetensors(path) and KEY in read(path).metadata
-    except (ValueError, OSError):
-        return False
+    return is_of_kind(Path(path).expanduser(), KIND)
 
 
 def read_pack(path: str | Path) -> Pack:
@@ -125,35 +116,23 @@ def read_pack(path: str | Path) -> Pack:
         raise ValueError(f'{path} is a folder; a pack is a file (a run is packed by write_pack)')
     if not path.is_file():
         raise FileNotFoundError(f'no pack at {path}')
-    if not _is_safetensors(path):
-        raise ValueError(f'{path} is no pack: it is no safetensors file')
-    contents = read(path)
-    metadata = contents.metadata
-    if KEY not in metadata or SUM not in metadata:
-        raise ValueError(f'{path} is no pack: its header lacks {KEY!r} or {SUM!r}')
+    sealed = read_sealed(path, KIND, 'copy it again', _check)
     try:
-        values = parse_header(metadata[KEY])
-        check_schema(values)
-        tree = _checked_tree(contents.tensors)
-        if hash_tree(tree, values) != metadata[SUM]:
-            raise ValueError('it is damaged: its checksum is another; copy it again')
-        header = from_json(values)
+        header = from_json(sealed.info)
     except ValueError as error:
         raise ValueError(f'{path} is not read: {error}') from error
-    return Pack(header, tree, metadata[SUM])
+    tree = unflatten({name: np.array(leaf) for name, leaf in sealed.leaves.items()})
+    return Pack(header, tree, sealed.sha256)
 
 
-def _is_safetensors(path: Path) -> bool:
-    with path.open('rb') as file:
-        return file.read(9)[8:] == b'{'
-
-
-def _checked_tree(tensors: dict[str, Any]) -> Tree:
-    """Returns the tensors as a tree, in memory.
+def _check(tensors: dict[str, np.ndarray], info: Any) -> None:
+    """Checks that tensors and header are those of a pack.
 
     Raises:
-      ValueError: too many, of another name or type than a pack's, or not finite.
+      ValueError: another schema; or too many tensors, of another name or type than a pack's, or not
+        finite.
     """
+    check_schema(info)
     if len(tensors) > _MOST_TENSORS:
         raise ValueError(f'it holds {len(tensors)} tensors; at most {_MOST_TENSORS} are read')
     for name, tensor in tensors.items():
@@ -164,8 +143,5 @@ def _checked_tree(tensors: dict[str, Any]) -> Tree:
             raise ValueError(f'{name[:80]} is {tensor.dtype}; allowed: {_DTYPES}')
         if not np.isfinite(tensor).all():
             raise ValueError(f'{name[:80]} holds NaN or infinity')
-    tree = unflatten({name: np.array(tensor) for name, tensor in tensors.items()})
-    missing = {'head'} - tree.keys()
-    if missing:
+    if 'head' not in unflatten(tensors):
         raise ValueError('it holds no head')
-    return tree

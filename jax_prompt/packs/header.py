@@ -14,7 +14,6 @@ from jax_prompt.runs.config import RunConfig, resolve
 from jax_prompt.weights.identity import Identity
 
 SCHEMA = 1  # of the packs that this version writes and reads
-_MOST_CHARACTERS = 2**22  # of the header's text
 _MOST_NAME = 1000  # characters of a text in it
 _MOST_CLASSES = 100_000
 _DEEPEST = 10  # levels of lists and objects
@@ -101,31 +100,6 @@ def check_schema(values: Any) -> None:
         )
     if not _is_plain(values):
         raise ValueError('its header holds texts, numbers or depths out of bounds')
-
-
-def parse_header(text: str) -> Any:
-    """Returns the value of a header's JSON text.
-
-    Raises:
-      ValueError: it is too long, no JSON, holds one name twice, or NaN or infinity.
-    """
-    if len(text) > _MOST_CHARACTERS:
-        raise ValueError(
-            f'its header has {len(text)} characters; at most {_MOST_CHARACTERS} are read'
-        )
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({name for name, _ in pairs}) < len(pairs):
-            raise ValueError('it holds several entries of one name')
-        return dict(pairs)
-
-    def refuse(constant: str) -> Any:
-        raise ValueError(f'it holds {constant}')
-
-    try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'its header is damaged ({str(error)[:120]})') from error
 
 
 def _is_text(value: Any) -> bool:

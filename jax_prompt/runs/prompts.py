@@ -1,7 +1,5 @@
 """A run's calibrated prompts: built once from the task's own data, and kept in its directory."""
 
-import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +8,6 @@ import numpy as np
 
 from jax_prompt.calibrate.spt import prototypes
 from jax_prompt.calibrate.tokens import BackboneTokens, StreamedImages
-from jax_prompt.core.files import whole_file
-from jax_prompt.core.npz import is_whole, read_npz
 from jax_prompt.core.tree import Tree
 from jax_prompt.data.stored import Streamed
 from jax_prompt.runs.config import RunConfig
@@ -19,12 +15,16 @@ from jax_prompt.runs.inputs import load_split, open_data
 from jax_prompt.train.mesh import SharedStream
 from jax_prompt.train.processes import from_primary, is_primary, share
 from jax_prompt.train.step import Program
+from jax_prompt.weights.sealed import is_whole, read_sealed, write_sealed
+
+_KIND, _BUILT = 'prompts', 'the prompts are built again'
 
 
 def prototypes_path(config: RunConfig, workdir: Path) -> Path:
     """Returns where a run's prompts lie; a search over numbers of prompts has a file for each."""
     many = config.search and config.search_num_prompts
-    return workdir / (f'prototypes_p_{config.num_prompts}.npz' if many else 'prototypes.npz')
+    number = f'_p_{config.num_prompts}' if many else ''
+    return workdir / f'prototypes{number}.safetensors'
 
 
 def run_prototypes(
@@ -48,8 +48,8 @@ def run_prototypes(
     layers, count = len(facts.prompt_layers), facts.prompt_length
     prompts, report = np.zeros(0, np.float32), dict[str, Any]()
     # Damaged ones are named and built again, to the same values.
-    if (saved := from_primary(lambda: is_whole(partial(_read, path)))) and is_primary():
-        prompts, report = _read(path)
+    if (saved := from_primary(lambda: is_whole(path, _KIND, _BUILT, _check))) and is_primary():
+        prompts, report = read_prototypes(path, _BUILT)
     if not saved:
         if config.calibrate_data:
             other = open_data(config, config.calibrate_data).splits['train']
@@ -62,12 +62,21 @@ def run_prototypes(
         source = BackboneTokens(program, backbone)
         prompts, report = prototypes(source, images, count, layers, config.calibration, key)
         if is_primary():
-            with whole_file(path) as file:
-                np.savez(file, prompts=prompts, report=json.dumps(report))
+            write_sealed(path, _KIND, {'prompts': prompts}, report)
     shape = from_primary(lambda: prompts.shape)
     return share(prompts, np.zeros(shape, np.float32)), report
 
 
-def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    saved = read_npz(path, ('prompts', 'report'), way_out='the prompts are built again')
-    return saved['prompts'], json.loads(str(saved['report']))
+def read_prototypes(path: Path, way_out: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Reads the prompts [L, P, D] float32 that `run_prototypes` kept, and their report.
+
+    Raises:
+      FileNotFoundError, ValueError: they are missing or damaged; says `way_out`.
+    """
+    saved = read_sealed(path, _KIND, way_out, _check)
+    return saved.leaves['prompts'], saved.info
+
+
+def _check(leaves: dict[str, np.ndarray], report: Any) -> None:
+    if leaves.keys() != {'prompts'} or not isinstance(report, dict):
+        raise ValueError('it holds no prompts with their report')

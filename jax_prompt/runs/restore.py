@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from jax_prompt.core.json_file import load_object
-from jax_prompt.core.npz import read_npz
 from jax_prompt.core.printable import printable
 from jax_prompt.core.tree import Tree, merge, unstack_layers
 from jax_prompt.data.decode import decode_image
@@ -25,7 +24,7 @@ from jax_prompt.runs.inputs import load_split
 from jax_prompt.runs.kept import kept_of, open_evaluated
 from jax_prompt.runs.paths import absolute_path
 from jax_prompt.runs.prepare import initial
-from jax_prompt.runs.prompts import prototypes_path
+from jax_prompt.runs.prompts import prototypes_path, read_prototypes
 from jax_prompt.runs.result import measured_hash
 from jax_prompt.runs.workdir import RESULT_AGAIN
 from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
@@ -38,6 +37,10 @@ _NEEDED = ('classes', 'weights', 'trained_on', 'checkpoint')  # of result.json, 
 _AGAIN = (
     'remove it and result.json, and start jax-prompt train again: both are made anew from the last '
     'checkpoint'
+)
+_PROMPTS_ANEW = (
+    'remove result.json and start jax-prompt train again on this --workdir: it builds the prompts '
+    'again, to the same values'
 )
 
 
@@ -157,9 +160,10 @@ def restore(workdir: str | Path, weights_file: str | Path = '') -> Restored:
         'best': trainable if result['trained_on'] == 'train' else {},
     }
     weights = program.weights(TrainState(**_measured(result, workdir, like)['state']))
-    prototypes = prototypes_path(config, workdir)
-    if not config.train_prompts and prototypes.exists():
-        frozen = _frozen_prompts(frozen, prototypes, program)
+    if get_method(config.method).calibrated and not config.train_prompts:
+        prompts, _ = read_prototypes(prototypes_path(config, workdir), _PROMPTS_ANEW)
+        tuner = program.classifier.tuner.calibrated(frozen['tuner'], prompts)
+        frozen = {**frozen, 'tuner': tuner}
     if measured_hash(config, weights, frozen) != result['trained_sha256']:
         raise ValueError(
             f'{workdir / result["checkpoint"]} holds other weights than those that '
@@ -236,8 +240,3 @@ def read_config(path: Path) -> RunConfig:
         return resolve(values)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f'{path} holds no configuration ({error}): {way_out}') from error
-
-
-def _frozen_prompts(frozen: Tree, path: Path, program: Program) -> Tree:
-    prompts = read_npz(path, ('prompts',), way_out=_AGAIN)['prompts']
-    return {**frozen, 'tuner': program.classifier.tuner.calibrated(frozen['tuner'], prompts)}

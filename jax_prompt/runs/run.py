@@ -6,10 +6,11 @@ A run directory holds
     split.json.gz     which images are train, val and test (`runs/kept.py`)
     backbone.json     a hash of the weights that it tunes (`runs/kept_backbone.py`)
     metrics.jsonl     a row an epoch of every job
-    prototypes.npz    calibrated prompts, where the method has them (prototypes_p_P.npz for each P
+    prototypes.safetensors  calibrated prompts, where the method has them (prototypes_p_P for each P
                       of a search over it)
     search/NAME/      checkpoints and result.json of each candidate (`search/search.py`)
-    checkpoints/      the final training's, with snapshots/epoch_0003.npz (engine.snapshot_every)
+    checkpoints/      the final training's; in it snapshots/epoch_0003.safetensors
+                      (engine.snapshot_every)
     pruned.json       what a first training kept, and pruned/, the second one's checkpoints (E2VPT)
     result.json       written last: a directory without it is no result
     chosen.json       of a search alone (`search`), in place of a result: what it chose

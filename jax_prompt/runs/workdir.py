@@ -34,8 +34,8 @@ _FREE_AFTERWARDS = (
 _HELD = 'held'
 # What a run writes before anything trains.
 _BEFORE = re.compile(
-    r'(config\.json|metrics\.jsonl|prototypes(_p_\d+)?\.npz|split\.json\.gz|backbone\.json)'
-    r'(\..*\.part)?'
+    r'(config\.json|metrics\.jsonl|prototypes(_p_\d+)?\.(npz|safetensors)|split\.json\.gz'
+    r'|backbone\.json)(\..*\.part)?'
     r'|search|checkpoints|\.search\..*'
 )
 # What a run that starts again from its checkpoints would only meet again.

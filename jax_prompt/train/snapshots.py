@@ -2,28 +2,28 @@
 
 A checkpoint is there to go on from and only the latest is kept; a snapshot holds the weights that
 would be evaluated, nothing of the optimizer, and stays. It lies beside the checkpoints of its job
-as `snapshots/epoch_0003.npz`, one array a path of the trainable tree; epoch 0 is the
-initialisation, prototypes included.
+as `snapshots/epoch_0003.safetensors`, one array a path of the trainable tree, with a checksum
+(`weights.sealed`); epoch 0 is the initialisation, prototypes included.
 
 A snapshot is moved into place whole, and before the checkpoint of its step is written: a killed
 job that starts again from that checkpoint lacks none, and comes to the same bits for those that
 it already wrote.
 """
 
+import logging
 import re
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from jax_prompt.core.files import whole_file
-from jax_prompt.core.npz import is_whole, read_npz
 from jax_prompt.core.tree import Tree, flatten, unflatten
 from jax_prompt.train.step import Program, TrainState
+from jax_prompt.weights.sealed import is_whole, read_sealed, write_sealed
 
-_NAME = re.compile(r'^epoch_(\d+)\.npz$')
+_LOG = logging.getLogger(__name__)
+_KIND = 'snapshot'
+_NAME = re.compile(r'^epoch_(\d+)\.safetensors$')
 
 
 def take_snapshot(directory: Path, every: int, program: Program, state: TrainState) -> None:
@@ -38,21 +38,26 @@ def take_snapshot(directory: Path, every: int, program: Program, state: TrainSta
     """
     epoch, inside = divmod(int(state.step), program.steps_per_epoch) if every else (0, 1)
     due = not inside and (epoch % every == 0 or epoch == program.epochs)
-    path = directory / 'snapshots' / f'epoch_{epoch:04d}.npz'
+    path = directory / 'snapshots' / f'epoch_{epoch:04d}.safetensors'
     if not due or jax.process_index():
         return
-    if is_whole(partial(read_npz, path, way_out='it is written again')):
+    if is_whole(path, _KIND, 'it is written again'):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
-        arrays: dict[str, Any] = jax.tree.map(np.asarray, flatten(program.weights(state)))
-        np.savez(file, **arrays)
+    write_sealed(path, _KIND, jax.tree.map(np.asarray, program.weights(state)), {'epoch': epoch})
 
 
 def find_snapshots(directory: str | Path) -> dict[int, Path]:
     """Returns the snapshots of a job by epoch, ascending; {} where there are none."""
-    found = (Path(directory) / 'snapshots').glob('epoch_*.npz')
+    folder = Path(directory) / 'snapshots'
+    found = folder.glob('epoch_*.safetensors')
     named = {int(match[1]): path for path in found if (match := _NAME.match(path.name))}
+    if not named and any(folder.glob('epoch_*.npz')):
+        _LOG.warning(
+            '%s holds snapshots that an earlier version of jax_prompt wrote (.npz). This version '
+            'does not read them; train the run again in another --workdir for new ones',
+            folder,
+        )
     return dict(sorted(named.items()))
 
 
@@ -67,10 +72,11 @@ def load_snapshot(path: str | Path, like: Tree) -> Tree:
       The tree as it stood, numpy.
 
     Raises:
+      FileNotFoundError: there is no such file.
       ValueError: the file is damaged, or has other paths or shapes than those of `like`.
     """
     way_out = 'remove it; only a training from the start writes it again'
-    flat = read_npz(Path(path), way_out=way_out)
+    flat = read_sealed(path, _KIND, way_out).leaves
     wanted = {name: np.shape(leaf) for name, leaf in flatten(like).items()}
     differs = [
         f'{name} is {flat[name].shape if name in flat else "missing"}, wanted '

@@ -5,7 +5,7 @@ pickles, safetensors by its own reader, torch files by `torch_file`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,13 +111,20 @@ def read(path: str | Path, most: int | None = None) -> Contents:
     except Exception as error:  # what damaged bytes may raise elsewhere has no end
         text = f'{type(error).__name__}: {str(error)[:200]}'
         raise ValueError(f'{path} is damaged ({text}); download it again') from error
-    for name in contents.tensors:
+    try:
+        _check_names(contents.tensors)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}. The file is damaged or no checkpoint') from error
+    return contents
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
         if len(name) > _MAX_NAME or not name.isprintable():
             raise ValueError(
-                f'{path}: a name is {excerpt(name)}, {len(name)} characters; at most {_MAX_NAME} '
-                f'are read, all of them printable. The file is damaged or no checkpoint'
+                f'a name is {excerpt(name)}, {len(name)} characters; at most {_MAX_NAME} are read, '
+                'all of them printable'
             )
-    return contents
 
 
 def _read(path: Path, most: int | None) -> Contents:
@@ -129,7 +136,11 @@ def _read(path: Path, most: int | None) -> Contents:
     if head.startswith(b'PK'):
         return _read_zip(path, most)
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') <= size:
-        return _read_safetensors(path)
+        try:
+            tensors, metadata = read_safetensors(path)
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}; download it again and compare its size') from error
+        return Contents(tensors, 'safetensors', metadata=metadata)
     if head[257:262] == b'ustar':
         raise ValueError(
             f'{path} is a tar archive (also used by torch before 0.2); unpack it, or load it with '
@@ -184,32 +195,41 @@ def _bfloat16(array: np.ndarray) -> np.ndarray:
     return array.view(dtype_of('bfloat16'))
 
 
-def _read_safetensors(path: Path) -> Contents:
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads a safetensors file.
+
+    Returns:
+      Its tensors by name, mapped and read-only, and the texts of its metadata.
+
+    Raises:
+      ValueError: it is truncated, damaged, or holds types that are not read. The file is not named.
+    """
     import safetensors
 
     with path.open('rb') as stream:
-        length = int.from_bytes(stream.read(8), 'little')
-    if length > _MAX_HEADER:
-        raise ValueError(f'{path}: its header has {length} bytes; at most {_MAX_HEADER} are read')
-
+        head = stream.read(9)
+        length = int.from_bytes(head[:8], 'little')
+        if head[8:] != b'{':
+            raise ValueError('it is no safetensors file' if head else 'it is empty')
+        if length > _MAX_HEADER:
+            raise ValueError(f'its header has {length} bytes; at most {_MAX_HEADER} are read')
+        stream.seek(8)
+        text = stream.read(length)
     try:
         with safetensors.safe_open(str(path), framework='np') as file:  # checks the whole header
             names, metadata = list(file.keys()), dict(file.metadata() or {})
-    except (safetensors.SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(
-            f'{path} is truncated or damaged ({error}); download it again and compare its size'
-        ) from error
-    with path.open('rb') as stream:
-        length = int.from_bytes(stream.read(8), 'little')
-        header = json.loads(stream.read(length), object_pairs_hook=_once)
+        header = json.loads(text, object_pairs_hook=_once)
+    except (safetensors.SafetensorError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f'it is truncated or damaged ({str(error)[:200]})') from error
+    _check_names(names)
     tensors = {}
     for name in names:
         kind, (start, stop) = header[name]['dtype'], header[name]['data_offsets']
         if kind not in _SAFETENSORS:
-            raise ValueError(f"{path}: '{name}' is of type {kind}; read are {list(_SAFETENSORS)}")
+            raise ValueError(f"'{name}' is of type {kind}; read are {list(_SAFETENSORS)}")
         raw = map_bytes(path, 8 + length + start, stop - start)
         tensors[name] = raw.view(dtype_of(_SAFETENSORS[kind])).reshape(header[name]['shape'])
-    return Contents(tensors, 'safetensors', metadata=metadata)
+    return tensors, metadata
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,12 @@ STORED = {'float32': 'F32', 'float16': 'F16', 'bfloat16': 'BF16'}
 
 
 def write_safetensors(
-    file: IO[bytes], leaves: Mapping[str, Any], dtype: str, metadata: Mapping[str, str]
+    file: IO[bytes],
+    leaves: Mapping[str, Any],
+    dtype: str,
+    metadata: Mapping[str, str],
+    *,
+    finite: bool = True,
 ) -> None:
     """Writes {path: array} with its metadata.
 
@@ -25,6 +30,7 @@ def write_safetensors(
       leaves: floating-point arrays; they may be mapped from a file.
       dtype: one of `STORED`; '': that of each leaf.
       metadata: texts kept in the header.
+      finite: whether NaN and infinity are refused.
 
     Raises:
       ValueError: a leaf is not finite in this dtype, or of another one than `STORED`.
@@ -47,7 +53,7 @@ def write_safetensors(
         leaf = np.asarray(leaves[path])
         with np.errstate(over='ignore'):
             values = np.ascontiguousarray(leaf, dtype=dtype_of(kinds[path]))
-        if not np.isfinite(values).all():
+        if finite and not np.isfinite(values).all():
             large = bool(np.isfinite(leaf).all())
             way_out = 'store it as float32 or bfloat16' if large else 'it holds NaN or infinity'
             raise ValueError(f'{path} is not finite in {kinds[path]}; {way_out}')

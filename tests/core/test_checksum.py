@@ -12,6 +12,7 @@ from small_job import linear_head, linear_job, two_classes
 
 from jax_prompt.core.checksum import SUMS, hash_tree
 from jax_prompt.core.devices import num_cores
+from jax_prompt.runs.prompts import read_prototypes
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
 from jax_prompt.search.population import fit_population
@@ -19,6 +20,7 @@ from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jax_prompt.train.log import Progress, read_metrics
 from jax_prompt.train.loop import fit
 from jax_prompt.train.optim import Hyper
+from jax_prompt.weights.sealed import write_sealed
 
 TREE = {'a': np.arange(300, dtype=np.float32), 'b': {'c': np.int32(7)}}
 
@@ -238,11 +240,13 @@ def test_a_result_names_what_it_measured_and_nothing_else_is_evaluated(make_conf
     assert measured.is_dir()  # an evaluation moves nothing
     largest.write_bytes(before)
 
-    prototypes, own = folder / 'prototypes.npz', (folder / 'prototypes.npz').read_bytes()
-    with np.load(prototypes) as saved:
-        arrays = dict(saved)
-    np.savez(prototypes, **{**arrays, 'prompts': arrays['prompts'] + 1})
+    prototypes = folder / 'prototypes.safetensors'
+    own, (prompts, report) = prototypes.read_bytes(), read_prototypes(prototypes, '')
+    write_sealed(prototypes, 'prompts', {'prompts': prompts + 1}, report)
     with refused(match='other weights than those that'):
+        restore(folder)
+    prototypes.unlink()
+    with pytest.raises(FileNotFoundError, match=r'prototypes\.safetensors is missing: remove res'):
         restore(folder)
     prototypes.write_bytes(own)
 

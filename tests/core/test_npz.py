@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jax_prompt.core import archive
-from jax_prompt.core.npz import list_arrays, read_npy, read_npz
+from jax_prompt.core.npz import list_arrays, read_array, read_npy
 
 ARRAYS = {
     'a': np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -22,13 +22,16 @@ ARRAYS = {
     'flags': np.array([True, False]),
     'big-endian': np.arange(3, dtype='>i4'),
 }
-WAY_OUT = 'make it again'
 
 
 def _header(text, data=b'', version=b'\x01\x00'):
     text = text.encode() if isinstance(text, str) else text
     length = struct.pack('<H' if version == b'\x01\x00' else '<I', len(text))
     return b'\x93NUMPY' + version + length + text + data
+
+
+def _read(path):
+    return {name: read_array(path, member) for name, member in list_arrays(path).items()}
 
 
 def _npz(path, *members, method=zipfile.ZIP_STORED):
@@ -42,7 +45,7 @@ def _npz(path, *members, method=zipfile.ZIP_STORED):
 def test_what_numpy_wrote_comes_back(save, tmp_path):
     path = tmp_path / 'a.npz'
     save(path, **ARRAYS)
-    got = read_npz(path, way_out=WAY_OUT)
+    got = _read(path)
     assert got.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         assert got[name].dtype == np.asarray(array).dtype and got[name].shape == np.shape(array)
@@ -69,7 +72,7 @@ HEADERS = {
 @pytest.mark.parametrize('version', [b'\x01\x00', b'\x02\x00', b'\x03\x00'])
 def test_headers_of_other_writers(text, version, tmp_path):
     path = _npz(tmp_path / 'a.npz', ('a.npy', _header(text, b'\0' * 8, version)))
-    np.testing.assert_array_equal(read_npz(path, way_out=WAY_OUT)['a'], np.zeros(2, np.float32))
+    np.testing.assert_array_equal(_read(path)['a'], np.zeros(2, np.float32))
 
 
 FLOATS = "{'descr': '<f4', 'fortran_order': False, 'shape': %s}"
@@ -96,10 +99,8 @@ BAD = {
 @pytest.mark.parametrize('case', BAD)
 def test_headers_that_are_none_are_refused(case, tmp_path):
     path = _npz(tmp_path / 'a.npz', ('a.npy', _header(BAD[case], b'\0' * 8)))
-    with pytest.raises(
-        ValueError, match=r"a\.npz is damaged: array 'a' is not read: .*make it again"
-    ):
-        read_npz(path, way_out=WAY_OUT)
+    with pytest.raises(ValueError, match="array 'a' is not read: "):
+        _read(path)
 
 
 def _npy(array):
@@ -113,19 +114,19 @@ def test_two_arrays_of_one_name_are_refused(tmp_path):
     with pytest.warns(UserWarning, match='Duplicate name'):
         path = _npz(tmp_path / 'a.npz', ('a.npy', one), ('a.npy', two))
     with pytest.raises(ValueError, match=r"several files of one name: 'a\.npy'"):
-        read_npz(path, way_out=WAY_OUT)
+        _read(path)
     path = _npz(tmp_path / 'b.npz', ('a.npy', one), ('a', two))
     with pytest.raises(ValueError, match="several arrays of one name: 'a'"):
-        read_npz(path, way_out=WAY_OUT)
+        _read(path)
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     path = _npz(tmp_path / 'a.npz', ('a.npy', _npy(np.zeros(2**20))), method=zipfile.ZIP_DEFLATED)
-    assert read_npz(path, way_out=WAY_OUT)['a'].nbytes == 2**23
+    assert _read(path)['a'].nbytes == 2**23
     monkeypatch.setattr(archive, '_SMALL', 2**20)
     tracemalloc.start()
     with pytest.raises(ValueError, match='bytes that unpacks to'):
-        read_npz(path, way_out=WAY_OUT)
+        _read(path)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 
@@ -139,19 +140,19 @@ def test_members_that_lie_on_each_other_are_refused(tmp_path):
         struct.pack_into('<I', short, place + 42, 0)  # all at the file's first member
     struct.pack_into('<I', short, short.rindex(b'PK\x05\x06') + 16, second)
     (tmp_path / 'a.npz').write_bytes(short)
-    with pytest.raises(ValueError, match=r'a\.npz is damaged: its members overlap'):
-        read_npz(tmp_path / 'a.npz', way_out=WAY_OUT)
+    with pytest.raises(ValueError, match='its members overlap'):
+        _read(tmp_path / 'a.npz')
 
 
 def test_other_packing_and_secrets_are_refused(tmp_path):
     path = _npz(tmp_path / 'a.npz', ('a.npy', _npy(np.zeros(9))), method=zipfile.ZIP_BZIP2)
     with pytest.raises(ValueError, match='packed by method 12'):
-        read_npz(path, way_out=WAY_OUT)
+        _read(path)
     data = bytearray(_npz(path, ('a.npy', _npy(np.zeros(9)))).read_bytes())
     data[data.rindex(b'PK\x01\x02') + 8] |= 1
     path.write_bytes(data)
     with pytest.raises(ValueError, match='encrypted'):
-        read_npz(path, way_out=WAY_OUT)
+        _read(path)
 
 
 @pytest.mark.parametrize('method', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -162,8 +163,10 @@ def test_changed_bytes_are_seen(method, tmp_path):
     for place in range(entry.start + 200, entry.start + entry.packed, 100):
         data[place] ^= 8
         path.write_bytes(data)
-        with pytest.raises(ValueError, match=r'a\.npz is damaged'):
-            read_npz(path, way_out=WAY_OUT)
+        with pytest.raises(
+            ValueError, match=r"array 'a' is not read: .*(Bad CRC|bytes are damaged|unpacks to)"
+        ):
+            _read(path)
         data[place] ^= 8
 
 
@@ -176,13 +179,8 @@ def test_fewer_bytes_than_promised_are_seen(tmp_path):
             archive.unpack(path, entry._replace(size=size, crc=zlib.crc32(b'')))
 
 
-def test_a_name_that_is_wanted_and_missing_is_told(tmp_path):
-    np.savez(tmp_path / 'a.npz', a=np.zeros(2))
-    with pytest.raises(ValueError, match=r"a\.npz is damaged: it has no \['b'\]"):
-        read_npz(tmp_path / 'a.npz', ('b',), way_out=WAY_OUT)
-    with pytest.raises(FileNotFoundError, match=r'b\.npz is missing: make it again'):
-        read_npz(tmp_path / 'b.npz', way_out=WAY_OUT)
-    for content in (b'', b'PK', bytes(100)):
-        (tmp_path / 'a.npz').write_bytes(content)
-        with pytest.raises(ValueError, match=r'a\.npz is damaged: it is truncated or damaged'):
-            read_npz(tmp_path / 'a.npz', way_out=WAY_OUT)
+@pytest.mark.parametrize('content', [b'', b'PK', bytes(100)])
+def test_what_is_no_archive_is_refused(content, tmp_path):
+    (tmp_path / 'a.npz').write_bytes(content)
+    with pytest.raises(ValueError, match='it is truncated or damaged'):
+        _read(tmp_path / 'a.npz')

@@ -8,7 +8,7 @@ import pytest
 
 from jax_prompt.core.checksum import hash_tree
 from jax_prompt.core.tree import flatten, unflatten
-from jax_prompt.packs.file import KEY, SUM, read_pack, write_pack
+from jax_prompt.packs.file import read_pack, write_pack
 from jax_prompt.packs.header import SCHEMA, to_json
 from jax_prompt.packs.load import load_pack
 from jax_prompt.weights.writer import write_safetensors
@@ -36,7 +36,7 @@ def forge(pack, tmp_path):
         except (ValueError, RecursionError):
             digest = '0' * 64
         with (tmp_path / 'forged').open('wb') as file:
-            write_safetensors(file, flat, '', {KEY: made, SUM: digest})
+            write_safetensors(file, flat, '', {'jax_prompt_pack': made, 'sha256': digest})
         return tmp_path / 'forged'
 
     return write

@@ -15,6 +15,7 @@ from small_data import encode
 
 from jax_prompt.core.spec import FEATURES
 from jax_prompt.runs.prepare import prepare
+from jax_prompt.runs.prompts import read_prototypes
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
 from jax_prompt.train import ledger
@@ -122,8 +123,7 @@ def test_prompts_start_from_prototypes_of_the_tasks_own_tokens(make_config, tmp_
     calibration = {'construction': construction, 'batch_size': 8, 'max_iter': 5}
     config = make_config(method='spt_deep', calibration=calibration, epochs=1, lr=0.0)
     result = run(config, tmp_path / 'run', quiet=True)
-    with np.load(tmp_path / 'run' / 'prototypes.npz') as saved:
-        prompts = saved['prompts']
+    prompts, _ = read_prototypes(tmp_path / 'run' / 'prototypes.safetensors', '')
     assert prompts.shape == (6, 2, 128)
     assert result['calibration']['construction'] == construction
     done = restore(tmp_path / 'run')
@@ -165,8 +165,7 @@ def test_prototypes_may_come_from_another_task(make_config, tmp_path, pack):
     prompts = []
     for name, config in (('own', own), ('other', other)):
         run(config, tmp_path / name, quiet=True)
-        with np.load(tmp_path / name / 'prototypes.npz') as saved:
-            prompts.append(saved['prompts'])
+        prompts.append(read_prototypes(tmp_path / name / 'prototypes.safetensors', '')[0])
     assert np.abs(prompts[0] - prompts[1]).max() > 0
 
 

@@ -14,7 +14,7 @@ from jax_prompt.runs.prompts import run_prototypes
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.workdir import open_workdir
 from jax_prompt.train.log import append_metrics, read_json, read_metrics, rewrite_metrics
-from jax_prompt.train.snapshots import load_snapshot, take_snapshot
+from jax_prompt.train.snapshots import find_snapshots, load_snapshot, take_snapshot
 
 TORN = {'empty': b'', 'half': b'{"method": "lin', 'noise': b'\xff\x00\x80', 'list': b'[1]'}
 DEEP = b'[' * 10**5
@@ -108,22 +108,29 @@ def _snapshot(folder, epoch=1):
     weights = {'head': {'kernel': np.arange(6, dtype=np.float32).reshape(2, 3)}}
     program = SimpleNamespace(steps_per_epoch=2, epochs=3, weights=lambda _: weights)
     take_snapshot(folder, 1, program, SimpleNamespace(step=2 * epoch))
-    return folder / 'snapshots' / f'epoch_{epoch:04d}.npz', weights
+    return folder / 'snapshots' / f'epoch_{epoch:04d}.safetensors', weights
 
 
-@pytest.mark.parametrize('keep', [0, 100, -1])
+@pytest.mark.parametrize('keep', [0, 5, 100, -1])
 def test_a_torn_snapshot_is_named_and_written_again(tmp_path, keep, caplog):
     path, weights = _snapshot(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[:keep])
-    with pytest.raises(ValueError, match=r'epoch_0001\.npz is damaged: .*remove it'):
+    with pytest.raises(ValueError, match=r'epoch_0001\.safetensors is not read: .*remove it'):
         load_snapshot(path, weights)
     _snapshot(tmp_path)
-    assert path.read_bytes() == whole and 'epoch_0001.npz is damaged' in caplog.text
+    assert path.read_bytes() == whole and 'epoch_0001.safetensors is not read' in caplog.text
     jax.tree.map(np.testing.assert_array_equal, load_snapshot(path, weights), weights)
     before = os.stat(path)
     _snapshot(tmp_path)
     assert os.stat(path).st_ino == before.st_ino  # a whole one is left as it is
+
+
+def test_snapshots_of_an_earlier_version_are_told_of(tmp_path, caplog):
+    (tmp_path / 'snapshots').mkdir()
+    np.savez(tmp_path / 'snapshots' / 'epoch_0000.npz', a=np.zeros(2))
+    assert find_snapshots(tmp_path) == {}
+    assert 'snapshots that an earlier version of jax_prompt wrote' in caplog.text
 
 
 def test_torn_prototypes_are_built_again(make_config, tmp_path, monkeypatch, caplog):
@@ -138,7 +145,7 @@ def test_torn_prototypes_are_built_again(make_config, tmp_path, monkeypatch, cap
     monkeypatch.setattr(prompts, 'BackboneTokens', lambda *_: None)
     facts = SimpleNamespace(prompt_layers=range(2), prompt_length=2)
     program = SimpleNamespace(classifier=SimpleNamespace(facts=facts))
-    path = tmp_path / 'prototypes.npz'
+    path = tmp_path / 'prototypes.safetensors'
 
     def run_again():
         got, report = run_prototypes(make_config(), program, None, None, path)
@@ -149,9 +156,10 @@ def test_torn_prototypes_are_built_again(make_config, tmp_path, monkeypatch, cap
     run_again()
     assert len(calls) == 1
     whole = path.read_bytes()
-    for torn in (b'', whole[:-30], bytes(50)):
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])
+    for torn in (b'', whole[:-30], bytes(50), flipped):
         path.write_bytes(torn)
         run_again()
-        assert path.read_bytes() == whole and 'prototypes.npz is damaged' in caplog.text
+        assert path.read_bytes() == whole and 'prototypes.safetensors is ' in caplog.text
         caplog.clear()
-    assert len(calls) == 4
+    assert len(calls) == 5

@@ -23,7 +23,7 @@ def _saved(folder):
 def test_a_directory_in_which_nothing_trained_is_free(make_config, config, tmp_path):
     run = tmp_path / 'run'
     assert open_workdir(make_config(method='linear', weights='/nowhere'), run) is None
-    for name in ('prototypes_p_2.npz', 'config.json.5f.part', 'metrics.jsonl'):
+    for name in ('prototypes_p_2.safetensors', 'config.json.5f.part', 'metrics.jsonl'):
         (run / name).touch()
     (run / 'checkpoints' / 'snapshots').mkdir(parents=True)
     (run / 'search').mkdir()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jax_prompt.runs.config import RunConfig
+from jax_prompt.runs.prompts import read_prototypes
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
 from jax_prompt.train.checkpoint import Checkpoints
@@ -28,8 +29,8 @@ def test_a_run_searches_the_number_of_prompts(make_config, tmp_path):
     want = run(solo, tmp_path / 'solo', quiet=True)
     assert got['num_trainable'] == want['num_trainable']
     assert got['test_loss'] == pytest.approx(want['test_loss'], rel=1e-5)
-    built = [f'run/prototypes_p_{count}.npz', 'solo/prototypes.npz']
-    np.testing.assert_array_equal(*(np.load(tmp_path / name)['prompts'] for name in built))
+    built = [f'run/prototypes_p_{count}.safetensors', 'solo/prototypes.safetensors']
+    np.testing.assert_array_equal(*(read_prototypes(tmp_path / name, '')[0] for name in built))
     restored = restore(tmp_path / 'run')
     assert restored.config.num_prompts == count
     assert restored.evaluate('test')['accuracy'] == got['test_accuracy']

@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from jax_prompt.runs.prompts import read_prototypes
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
 from jax_prompt.train import ledger, loop
 from jax_prompt.train.snapshots import find_snapshots, load_snapshot
+from jax_prompt.weights import sealed
 
 
 def _engine(**changes):
@@ -28,8 +30,8 @@ def test_snapshots_run_from_the_initialisation_to_what_is_tested(make_config, tm
     done = restore(tmp_path / 'run')
     trees = _trees(tmp_path / 'run' / 'checkpoints', done.trainable)
     assert list(trees) == [0, 1, 2, 3]
-    with np.load(tmp_path / 'run' / 'prototypes.npz') as saved:
-        np.testing.assert_array_equal(trees[0]['tuner']['layers']['prompts'], saved['prompts'])
+    prompts, _ = read_prototypes(tmp_path / 'run' / 'prototypes.safetensors', '')
+    np.testing.assert_array_equal(trees[0]['tuner']['layers']['prompts'], prompts)
     jax.tree.map(np.testing.assert_array_equal, trees[3], done.trainable)
     kernels = [tree['head']['kernel'] for tree in trees.values()]
     assert all(np.abs(a - b).max() > 0 for a, b in itertools.pairwise(kernels))
@@ -89,7 +91,7 @@ def test_a_resumed_run_has_the_same_snapshots(make_config, tmp_path, monkeypatch
 def test_half_a_file_is_never_taken_for_a_snapshot(make_config, tmp_path, monkeypatch):
     config = make_config(method='linear', epochs=1, engine=_engine())
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(np, 'savez', _half)
+        patch.setattr(sealed, 'write_safetensors', _half)
         run(config, tmp_path / 'run', quiet=True)
     folder = tmp_path / 'run' / 'checkpoints'
     assert os.listdir(folder / 'snapshots') == []
@@ -98,8 +100,8 @@ def test_half_a_file_is_never_taken_for_a_snapshot(make_config, tmp_path, monkey
     assert list(_trees(folder, restore(tmp_path / 'run').trainable)) == [0, 1]
 
 
-def _half(file, **arrays):
-    file.write(b'PK')
+def _half(file, *_, **__):
+    file.write(b'{')
     raise KeyboardInterrupt
 
 
