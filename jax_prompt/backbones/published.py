@@ -33,7 +33,8 @@ def _add(
 
 
 for _arch in ('vit_micro', 'mae_micro', 'swin_micro', 'resnet_micro'):
-    _add(_arch, 'tiny_imagenet', 'jax_prompt', '', False, 'ships with the package')
+    _note = 'Tiny ImageNet' + (', no labels' if _arch == 'mae_micro' else '')
+    _add(_arch, 'tiny_imagenet', 'jax_prompt', '', False, _note)
 
 # AugReg: "How to train your ViT?", arXiv:2106.10270; the files that its authors recommend and timm
 # names `augreg_*`. Fine-tuned ViT-Ti comes first since its timm file is the smallest to be had.
@@ -87,25 +88,25 @@ for _arch, _size in (
 # MAE, arXiv:2111.06377: patch tokens are averaged, the final norm comes after (its fine-tuning).
 for _arch, _size in (('vit_b16_224', 'base'), ('vit_l16_224', 'large'), ('vit_h14_224', 'huge')):
     _url = f'{_FAIR}/mae/pretrain/mae_pretrain_vit_{_size}.pth'
-    _note = 'self-supervised on ImageNet-1k; CC BY-NC 4.0'
+    _note = 'ImageNet-1k, no labels'
     _add(_arch, 'mae', 'mae', _url, True, _note, pool='mean', norm_after_pool=True)
 
-# MoCo v3, arXiv:2104.02057; its ViT-S has 12 heads.
+# MoCo v3, arXiv:2104.02057; its ViT-S has 12 heads. vit-b-300ep.pth.tar holds the same backbone.
 _url = f'{_FAIR}/moco-v3/vit-b-300ep/linear-vit-b-300ep.pth.tar'
-_add('vit_b16_224', 'moco_v3', 'moco_v3', _url, True, 'vit-b-300ep.pth.tar holds the same backbone')
+_add('vit_b16_224', 'moco_v3', 'moco_v3', _url, True, 'ImageNet-1k, no labels')
 _url = f'{_FAIR}/moco-v3/vit-s-300ep/linear-vit-s-300ep.pth.tar'
-_add('vit_s16_224', 'moco_v3', 'moco_v3', _url, True, '12 heads', num_heads=12)
+_add('vit_s16_224', 'moco_v3', 'moco_v3', _url, True, 'ImageNet-1k, no labels', num_heads=12)
 
 # DINO, arXiv:2104.14294.
 for _arch, _file in (('vit_s16_224', 'deitsmall16'), ('vit_b16_224', 'vitbase16')):
     _url = f'{_FAIR}/dino/dino_{_file}_pretrain/dino_{_file}_pretrain.pth'
-    _add(_arch, 'dino', 'dino', _url, True, 'self-supervised on ImageNet-1k')
+    _add(_arch, 'dino', 'dino', _url, True, 'ImageNet-1k, no labels')
 
 # DINOv2, arXiv:2304.07193, and registers, arXiv:2309.16588.
 for _size in 'sbl':
     for _arch, _reg in ((f'vit_{_size}14_dinov2', ''), (f'vit_{_size}14_reg4_dinov2', '_reg4')):
         _url = f'{_FAIR}/dinov2/dinov2_vit{_size}14/dinov2_vit{_size}14{_reg}_pretrain.pth'
-        _add(_arch, 'lvd142m', 'dinov2', _url, True, 'positions for 518 px; set image_size to less')
+        _add(_arch, 'lvd142m', 'dinov2', _url, True, 'LVD-142M; set image_size to less')
 
 # Swin, arXiv:2103.14030: the authors' files; the same weights at Hugging Face; torchvision's own.
 _SIZES = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}
@@ -157,7 +158,7 @@ for _tag, _path in (
     ('moco_v3', 'moco-v3/r-50-1000ep/r-50-1000ep.pth.tar'),
     ('dino', 'dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth'),
 ):
-    _note = 'self-supervised on ImageNet-1k'
+    _note = 'ImageNet-1k, no labels'
     _add('resnet50', _tag, 'torchvision', f'{_FAIR}/{_path}', True, _note)
 
 # ConvNeXt, arXiv:2201.03545: the authors' files; the same weights at Hugging Face and by timm;

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from jax_prompt.backbones.architectures import ARCHITECTURES, Config
 from jax_prompt.cli.parser import make_parser
-from jax_prompt.cli.table import format_table
+from jax_prompt.cli.table import print_table
 from jax_prompt.method import Method
 from jax_prompt.methods import METHODS, check_fits
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (row.name, *('yes' if fits(row, _FAMILIES[name]) else '-' for name in names), row.summary)
         for row in METHODS.values()
     ]
-    print(format_table(('method', *names, 'what trains, beside the head'), rows))
+    print_table(('method', *names, 'what trains, beside the head'), rows)
 
 
 def fits(method: Method, network: Config) -> bool:

@@ -7,7 +7,7 @@ last column says whether its data is on this machine; jax-prompt prepare-data --
 from collections.abc import Sequence
 
 from jax_prompt.cli.parser import make_parser
-from jax_prompt.cli.table import format_table
+from jax_prompt.cli.table import print_table
 from jax_prompt.data.preflight import find_state
 from jax_prompt.data.tasks import ALL
 
@@ -22,4 +22,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sizes = ' + '.join(map(str, task.sizes)) if task.sizes else 'as stored'
         state = find_state(task.name, args.data_dir or None).state
         rows.append((task.name, str(task.num_classes), sizes, state, task.note))
-    print(format_table(('task', 'classes', 'train + val + test', 'data', 'what it is'), rows))
+    print_table(('task', 'classes', 'train + val + test', 'data', 'what it is'), rows)

@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from jax_prompt.data.files import holds_images
 from jax_prompt.data.source import Source, Split, check
 from jax_prompt.data.subset_names import draw_subset, parse_subset
 from jax_prompt.data.task import Task
@@ -68,6 +69,8 @@ def open_source(
         from jax_prompt.data.tfds_source import open_own, open_tfds
 
         if data in _OWN:
+            if Path(data).is_dir() and holds_images(Path(data)):
+                raise ValueError(_both(data))
             return open_own(data, *fractions, data_dir)
         return open_tfds(data.removeprefix('tfds:'), *fractions, data_dir)
     if any(task.name == data for task in ALL):
@@ -105,6 +108,10 @@ def _open_folder(root: Path, split_folders: bool, fractions: tuple[float, float,
     return open_folder(root, *fractions, split_folders=split_folders)
 
 
+def _both(name: str) -> str:
+    return f"data is {name!r}, a task and a folder; name the folder './{name}'"
+
+
 def published_lists(task: Task, data_dir: str | None) -> Path | None:
     """Returns the folder of an FGVC task's published lists, DATA_DIR/fgvc/cub; None without."""
     if not task.name.startswith('fgvc/'):
@@ -120,7 +127,7 @@ def _open_task(
 ) -> Source:
     """Opens a row of a table."""
     if Path(name).is_dir():
-        raise ValueError(f"data is {name!r}, a task and a folder; name the folder './{name}'")
+        raise ValueError(_both(name))
     task = find_task(name)
     published = published_lists(task, data_dir)
     if published is not None:

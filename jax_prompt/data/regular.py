@@ -26,8 +26,7 @@ _CLOTHING = (
 _IMAGENET = (
     'register at image-net.org; put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in MANUAL'
 )
-_LT = 'training images fall exponentially over the classes, test is balanced; {} times as many of'
-_LT += ' the first class as of the last'
+_LT = 'long tail: {} times as many training images of the first class as of the last'
 
 # fmt: off
 TASKS = (

@@ -57,8 +57,8 @@ def card(pack: Pack, name: str = '') -> str:
         "classes = tuned.predict(['image.jpg'])",
         '```',
         '',
-        f'Its backbone is the file {for_markdown(backbone.source)} with SHA-256 '
-        f'`{backbone.sha256}`. Another one is refused.',
+        f'It needs the file of {for_markdown(backbone.label)} with SHA-256 `{backbone.sha256}`. '
+        'Another one is refused.',
     ]
     return '\n'.join(lines) + '\n'
 

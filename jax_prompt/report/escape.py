@@ -4,11 +4,15 @@ Names of tasks and methods, sources of weights and reasons of failures come from
 they are text: no spreadsheet computes them, no LaTeX runs them, no Markdown links or formats them.
 """
 
+import re
+
 from jax_prompt.core.printable import printable
 
 # A spreadsheet computes a cell that begins with one of these, or with its full-width form.
 _FORMULA = (*'=+-@', '\uff1d', '\uff0b', '\uff0d', '\uff20')
 _MARKDOWN = ('\\', '|', '*', '_', '`', '[', ']', '~', '$', '#')
+# Between letters or digits an underscore formats nothing (CommonMark 6.2, rules 2 and 4).
+_INSIDE = re.compile(r'(?<=[A-Za-z0-9])\\_(?=[A-Za-z0-9])')
 _LATEX = {
     '\\': r'\textbackslash{}',
     **{mark: f'\\{mark}' for mark in '&%$#_{}'},
@@ -22,7 +26,7 @@ def for_markdown(text: str) -> str:
     escaped = _one_line(text).replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
     for mark in _MARKDOWN:
         escaped = escaped.replace(mark, f'\\{mark}')
-    return escaped
+    return _INSIDE.sub('_', escaped)
 
 
 def for_latex(text: str) -> str:

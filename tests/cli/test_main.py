@@ -59,6 +59,21 @@ def test_the_tables_hold_every_row(capsys, tmp_path):
     assert ' ready ' in found['digits'] and ' missing ' in found['vtab/dtd']
 
 
+def test_tables_fit_the_terminal(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv('JAX_PROMPT_CACHE', str(tmp_path))
+    words = {'methods': [], 'backbones': [], 'tasks': ['--data_dir', str(tmp_path)]}
+    for command, own in words.items():
+        run_command([command, *own])
+        whole = capsys.readouterr().out
+        with monkeypatch.context() as patch:
+            patch.setenv('COLUMNS', '100')
+            patch.setattr(sys.stdout, 'isatty', lambda: True)
+            run_command([command, *own])
+        wrapped = capsys.readouterr().out
+        assert max(map(len, wrapped.splitlines())) <= 100
+        assert wrapped.split() == whole.split()
+
+
 def test_methods_say_which_families_they_fit(capsys):
     run_command(['methods'])
     cells = {row[0]: row[1:4] for row in map(str.split, capsys.readouterr().out.splitlines())}

@@ -11,7 +11,7 @@ from small_data import encode, picture, write_class
 from jax_prompt.data import fgvc, regular
 from jax_prompt.data.draws import few_shot, long_tail
 from jax_prompt.data.imagenet100 import SYNSETS
-from jax_prompt.data.open import open_source
+from jax_prompt.data.open import folder_of, open_source
 from jax_prompt.data.preflight import split_sizes
 from jax_prompt.data.tasks import ALL, find_task
 from jax_prompt.runs.config import Input, RunConfig
@@ -231,6 +231,11 @@ def test_a_folder_is_a_task_with_the_same_subsets(tmp_path, monkeypatch):
     assert draws[0].fingerprint == draws[1].fingerprint != draws[2].fingerprint
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'dogs').mkdir()
+    (tmp_path / 'shapes' / 'round').mkdir(parents=True)
+    assert folder_of('shapes') is None  # a run directory of that name is in nobody's way
+    (tmp_path / 'shapes' / 'round' / 'a.png').write_bytes(encode(picture(0)))
+    with pytest.raises(ValueError, match=r"a task and a folder; name the folder './shapes'"):
+        open_source('shapes')
     with pytest.raises(ValueError, match=r"a task and a folder; name the folder './dogs'"):
         open_source('dogs')
 

@@ -67,6 +67,7 @@ def test_markdown_shows_text_as_it_is():
     assert for_markdown('[x](javascript:y) ~~a~~ $b$ <i> #1\n# c') == (
         '\\[x\\](javascript:y) \\~\\~a\\~\\~ \\$b\\$ &lt;i&gt; \\#1 \\# c'
     )
+    assert for_markdown('vit_b16_224 _a_ b_ __c') == r'vit_b16_224 \_a\_ b\_ \_\_c'
 
 
 def test_the_head_of_a_markdown_report_is_escaped(tmp_path, monkeypatch):
