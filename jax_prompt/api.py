@@ -253,5 +253,8 @@ def _errors_of_python() -> Iterator[None]:
         yield
     except (ValueError, FileNotFoundError) as error:
         if len(error.args) == 1:
-            error.args = (str(error.args[0]).replace('--config.', ''),)
+            text = str(error.args[0]).replace(
+                '--config FILE --help', 'jax-prompt train --config tune --help'
+            )
+            error.args = (text.replace('--config.', ''),)
         raise

@@ -143,7 +143,10 @@ def test_a_temporary_run_goes_with_its_result():
 @pytest.mark.parametrize(
     ('settings', 'text'),
     [
-        ({'lrr': 1}, 'unknown config key lrr; did you mean lr'),
+        (
+            {'lrr': 1},
+            r'unknown config key lrr; did you mean lr.*\(jax-prompt train --config tune --help',
+        ),
         ({'optim': {'momentun': 1}}, r'did you mean optim\.momentum'),
         ({'method': 'linear', 'num_prompts': 3}, 'method linear has no prompts'),
         ({'lr': 1e-3, 'search': True}, 'give one of the two'),
@@ -180,8 +183,8 @@ def test_wrong_images_are_refused(images, text):
 @pytest.mark.parametrize(
     ('labels', 'text'),
     [
-        (np.zeros(3), 'labels are float64'),
-        (np.zeros((3, 2), int), r'shape \[3, 2\]'),
+        (np.zeros(3), r'labels are float64 .*\(labels\.astype\(int\)\)$'),
+        (np.zeros((3, 2), int), r'shape \[3, 2\].*\(labels\.argmax\(axis=1\)'),
         (np.array([True, False]), 'labels are bool'),
         (np.array([1, None], object), 'a label is None'),
     ],
@@ -193,6 +196,8 @@ def test_wrong_labels_are_refused(labels, text):
 
 def test_labels_become_classes_and_back():
     assert find_classes(['b', 'a', '10']) == ('10', 'a', 'b')
+    with pytest.raises(ValueError, match="every label is 'a'; a task has at least two classes"):
+        find_classes(['a', 'a'])
     assert class_values(('007', '1')).dtype.kind == 'U'  # 007 is a name
     assert class_values(('-1', '3')).tolist() == [-1, 3]
     assert class_codes(['b', 'a'], ('a', 'b')).tolist() == [1, 0]

@@ -33,6 +33,10 @@ def check_images(images: Any, *, any_size: bool = False) -> None:
 
 
 def _wrong_shape(shape: tuple[int, ...], any_size: bool) -> str:
+    if len(shape) == 3 and shape[2] > 4:  # no colours last
+        grey = 'grey images get three colours by np.stack([images] * 3, axis=-1)'
+        one = 'one image gets its colours last by images.transpose(1, 2, 0)[None]; '
+        return one * (shape[0] == 3) + grey
     if len(shape) == 3:
         return 'one image is a batch of one: images[None]'
     if len(shape) != 4:

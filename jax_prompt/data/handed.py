@@ -104,9 +104,11 @@ def label_names(labels: Any) -> list[str]:
     """
     array = np.asarray(labels)
     if array.ndim != 1 or array.dtype.kind not in 'iuUO':
+        way_out = {1: 'labels.astype(int)', 2: 'labels.argmax(axis=1), if a row has a 1'}
+        numbers = array.dtype.kind in 'iufb' and array.ndim in way_out
         raise ValueError(
             f'labels are {array.dtype} of shape {list(array.shape)}; allowed: one whole number or '
-            'one name an image'
+            f'one name an image{f" ({way_out[array.ndim]})" if numbers else ""}'
         )
     wrong = [
         one for one in array.tolist() if isinstance(one, bool) or not isinstance(one, str | int)
@@ -119,10 +121,15 @@ def label_names(labels: Any) -> list[str]:
 def find_classes(names: Sequence[str]) -> tuple[str, ...]:
     """Returns the classes of labels: whole numbers by size, other names by the alphabet.
 
+    Raises:
+      ValueError: all labels are the same.
+
     >>> find_classes(['10', '2', '2'])
     ('2', '10')
     """
     unique = set(names)
+    if len(unique) == 1:
+        raise ValueError(f'every label is {min(unique)!r}; a task has at least two classes')
     return tuple(sorted(unique, key=int) if all(map(_is_number, unique)) else sorted(unique))
 
 

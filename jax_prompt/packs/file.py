@@ -116,7 +116,7 @@ def read_pack(path: str | Path) -> Pack:
         raise ValueError(f'{path} is a folder; a pack is a file (a run is packed by write_pack)')
     if not path.is_file():
         raise FileNotFoundError(f'no pack at {path}')
-    sealed = read_sealed(path, KIND, 'copy it again', _check)
+    sealed = read_sealed(path, KIND, 'give a pack, copied whole', _check)
     try:
         header = from_json(sealed.info)
     except ValueError as error:

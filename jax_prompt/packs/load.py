@@ -43,6 +43,8 @@ def open_tuned(path: str | Path, weights: str | Path | None = None) -> Restored:
       ValueError: as `restore` and `load_pack`.
     """
     path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f'{path} is not there; give a finished run, or a pack')
     return load_pack(path, weights) if path.is_file() else restore(path, weights or '')
 
 
@@ -69,7 +71,10 @@ def load_pack(pack: Pack | str | Path, weights: str | Path | None = None) -> Res
         engine=replace(header.config.engine, num_devices=1, fsdp=1),
         weights=str(find_backbone(header.backbone, header.config.weights, weights, name)),
     )
-    backbone = build_backbone(config, header.backbone)
+    try:
+        backbone = build_backbone(config, header.backbone)
+    except ValueError as error:
+        raise ValueError(f'{name} needs {_needed(header.backbone)}. {error}') from error
     needs = f'{name} needs them as its run had them: {_needed(header.backbone)}'
     check_content(backbone, header.content, config.weights, needs)
     program = check_pack(pack, config, backbone, name)

@@ -115,7 +115,8 @@ def open_evaluated(
     if not changed:
         if split not in source.splits:
             have = sorted(source.splits)
-            raise ValueError(f'{source.name} has no split {split!r}; it has {have}')
+            hold = '; input.test_fraction holds one out when a run trains' * (split == 'test')
+            raise ValueError(f'{source.name} has no split {split!r}; it has {have}{hold}')
         return source.splits[split], said
     if source.folder is None or not kept.files:
         raise ValueError(

@@ -138,7 +138,11 @@ def restore(workdir: str | Path, weights_file: str | Path = '') -> Restored:
     """
     workdir = Path(workdir).expanduser()
     if not (workdir / 'config.json').exists():
-        raise FileNotFoundError(f'{workdir} holds no run; give a --workdir of jax-prompt train')
+        inside = [path.parent.name for path in sorted(workdir.glob('*/config.json'))[:3]]
+        named = f' (in it {", ".join(inside)})' if inside else ''
+        raise FileNotFoundError(
+            f'{workdir} holds no run; give a --workdir of jax-prompt train{named}'
+        )
     config = read_config(workdir / 'config.json')
     config = replace(config, engine=replace(config.engine, num_devices=1, fsdp=1))
     config = _with_weights(config, str(weights_file))

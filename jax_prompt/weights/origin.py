@@ -192,7 +192,9 @@ def _converted(
     asked, held = lookup(name), identity.label
     if listed_arch(held) != asked.arch or (name == asked.name and '.' in held and held != name):
         way_out = held if held in TABLE else listed_arch(held)  # an export has a name of its own
-        raise ValueError(f'{path} holds {held}; asked: {name}. Ask for {way_out}.')
+        raise ValueError(
+            f'{path} holds {held}; asked: {name}. Give a file of {name}, or ask for {way_out}.'
+        )
     table = family.formats['jax_prompt']
     request = name if '.' in name else identity.asked or name
     identity = replace(identity, converted_sha256=digest, asked=request)

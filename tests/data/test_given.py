@@ -28,6 +28,8 @@ GOOD = np.arange(2 * 8 * 8 * 3, dtype=np.int64).reshape(2, 8, 8, 3) % 256
         (GOOD[..., [0, 1, 2, 0]].astype(np.uint8), 'three colours'),
         (GOOD.transpose(0, 3, 1, 2).astype(np.uint8), 'put colours last'),
         (GOOD[0].astype(np.uint8), r'images\[None\]'),
+        (GOOD[..., 0].astype(np.uint8), r'8\]; allowed: .*normalised; grey images get three'),
+        (GOOD[0].T.astype(np.uint8), r'images\.transpose\(1, 2, 0\)\[None\]; grey'),
         (GOOD[:, :4].astype(np.uint8), 'square'),
         (GOOD.astype(bool), 'bool'),
     ],

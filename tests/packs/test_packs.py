@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_data import encode, picture
 
+from jax_prompt.backbones.table import find_weights
 from jax_prompt.core.checksum import hash_file
 from jax_prompt.core.tree import flatten
 from jax_prompt.evals.classify import NonFiniteLogits
@@ -105,6 +106,17 @@ def test_a_backbone_is_no_pack(make_run, tmp_path):
         with pytest.raises(ValueError, match=f'method {method} trains the whole backbone.*export'):
             write_pack(tuned, tmp_path / 'p')
     assert not (tmp_path / 'p').exists()
+
+
+def test_what_is_not_the_packs_backbone_is_refused(packed, tmp_path):
+    _, path = packed
+    asked = r'packed\.safetensors needs the backbone vit_micro.*mae_micro.*Give a file of vit_micro'
+    with pytest.raises(ValueError, match=asked):
+        load_pack(path, find_weights('mae_micro'))
+    with pytest.raises(
+        FileNotFoundError, match='none is not there; give a finished run, or a pack'
+    ):
+        open_tuned(tmp_path / 'none')
 
 
 def test_a_pack_replaces_a_pack_and_nothing_else(packed, tmp_path):

@@ -66,7 +66,7 @@ def test_the_file_gives_the_tuned_networks_features(method, make_run, tmp_path):
     name = report.identity.name
     assert name.startswith(f'vit_micro.{method.replace("+", "_")}_data_set_')
     assert report.identity.parent.split()[0] == 'vit_micro.tiny_imagenet'
-    with pytest.raises(ValueError, match=f'holds {name}; asked: .*Ask for vit_micro'):
+    with pytest.raises(ValueError, match=f'holds {name}; asked: .*or ask for vit_micro'):
         load_weights(tmp_path / 'w', 'vit_micro.tiny_imagenet')
     # The head lies beside, and is skipped by whoever wants the backbone.
     assert set(report.skipped) == {'head/kernel', 'head/bias'}

@@ -221,7 +221,9 @@ def test_wrong_input_is_named_before_training(make_config, tmp_path, pack):
 
 
 def test_restoring_says_what_is_missing_or_changed(make_config, tmp_path, weights):
-    with pytest.raises(FileNotFoundError, match='holds no run'):
+    (tmp_path / 'here').mkdir()
+    (tmp_path / 'here' / 'config.json').touch()
+    with pytest.raises(FileNotFoundError, match=r'holds no run; .* train \(in it here\)'):
         restore(tmp_path)
     mine = tmp_path / 'mine.safetensors'
     mine.write_bytes(weights.read_bytes())
