@@ -69,9 +69,7 @@ def open_source(
         from jax_prompt.data.tfds_source import open_own, open_tfds
 
         if data in _OWN:
-            if Path(data).is_dir() and holds_images(Path(data)):
-                raise ValueError(_both(data))
-            return open_own(data, *fractions, data_dir)
+            return open_own(_own(data), *fractions, data_dir)
         return open_tfds(data.removeprefix('tfds:'), *fractions, data_dir)
     if any(task.name == data for task in ALL):
         return _open_task(data, fractions, data_dir, draw_seed)
@@ -106,6 +104,13 @@ def _open_folder(root: Path, split_folders: bool, fractions: tuple[float, float,
     if split_folders and (lists := find_lists(root)):
         return open_lists(root, lists, *fractions)
     return open_folder(root, *fractions, split_folders=split_folders)
+
+
+def _own(name: str) -> str:
+    """Returns the name of one of the project's own tasks, if no folder of images has it too."""
+    if Path(name).is_dir() and holds_images(Path(name)):
+        raise ValueError(_both(name))
+    return name
 
 
 def _both(name: str) -> str:
