@@ -207,6 +207,7 @@ _holding: dict[str, Lease] = {}  # by directory: what crosses `from_primary` is 
 
 def _hold(workdir: Path) -> str | None:
     if (workdir / 'result.json').exists():  # nothing will be written
+        _sweep(workdir / _HELD)
         return None
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f'{workdir} is a file; --workdir is the folder of a run')
@@ -224,6 +225,16 @@ def _hold(workdir: Path) -> str | None:
         )
     _holding[str(taken.directory)] = taken
     return str(taken.directory)
+
+
+def _sweep(unit: Path) -> None:
+    """Removes the lease of a process that was killed after it had written the result."""
+    with contextlib.suppress(OSError):
+        found = read_tenure(unit)
+        left = acquire(unit, found) if found.state == 'free' else None
+        if left is not None:
+            _let_go(left)
+        os.rmdir(unit)
 
 
 def _let_go(lease: Lease) -> None:

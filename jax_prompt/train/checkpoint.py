@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_prompt.core.checksum import damage, hash_tree, write_sums
+from jax_prompt.core.checksum import SUMS, damage, hash_tree, write_sums
 from jax_prompt.train.processes import from_primary, is_primary, share
 
 Saved = tuple[Any, dict[str, Any]]  # a checkpoint's tree and what is saved beside it
@@ -129,7 +129,10 @@ class Checkpoints:
           DamagedCheckpoint: it is damaged, and has been put aside.
         """
         try:
-            return self.restore(like, step)
+            saved = self.restore(like, step)
+            if self._manager is not None and not (self.path(step) / SUMS).exists():
+                write_sums(self.path(step))  # a kill came between the checkpoint and these
+            return saved
         except DamagedCheckpoint as error:
             aside, left = self.put_aside(step), self.latest()
             where = 'the start' if left is None else f'step {left} at the latest'

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from dataclasses import replace
 from functools import partial
 
@@ -12,6 +13,7 @@ from small_job import linear_head, linear_job, two_classes
 
 from jax_prompt.core.checksum import SUMS, hash_tree
 from jax_prompt.core.devices import num_cores
+from jax_prompt.core.owner import host
 from jax_prompt.runs.prompts import read_prototypes
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
@@ -126,6 +128,20 @@ def test_what_a_kill_left_of_a_save_goes_with_the_next_one(written, tmp_path, ca
     assert not any(folder.exists() for folder in left) and checkpoints.steps() == [10, 15]
     assert not caplog.records
     checkpoints.close()
+
+
+def test_checksums_that_a_kill_prevented_are_written_when_training_goes_on(written, tmp_path):
+    work = tmp_path / 'work'
+    shutil.copytree(written, work)
+    before = (work / '10' / SUMS).read_bytes()
+    ended = subprocess.Popen(['true'])
+    ended.wait()
+    part = work / '10' / f'{SUMS}.{host()}-{ended.pid}-aa.part'
+    (work / '10' / SUMS).rename(part)
+    checkpoints = Checkpoints(work)
+    checkpoints.restore_or_put_aside(TREE, 10)
+    checkpoints.close()
+    assert (work / '10' / SUMS).read_bytes() == before and not part.exists()
 
 
 def test_a_damaged_checkpoint_is_put_aside_and_one_that_comes_again_written_anew(written, tmp_path):

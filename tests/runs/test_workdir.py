@@ -106,6 +106,15 @@ def test_one_process_at_a_time(tmp_path):
 
 def test_a_finished_run_and_a_unit_of_a_benchmark_are_not_held(tmp_path):
     (tmp_path / 'result.json').write_text('{}')
+    for left in ('held', 'held/run@elsewhere-0a0b0c0d-1-2'):  # a kill while it let go
+        (tmp_path / left).mkdir(parents=True)
+        if left != 'held':
+            (tmp_path / left / 'heartbeat').touch()
+            with hold(tmp_path):
+                assert (tmp_path / left / 'heartbeat').exists()  # it may still be at work
+            os.utime(tmp_path / left / 'heartbeat', (0, 0))
+        with hold(tmp_path):
+            assert os.listdir(tmp_path) == ['result.json']
     with hold(tmp_path):
         assert os.listdir(tmp_path) == ['result.json']
     unit = tmp_path / f'run@host-0a-{os.getpid()}-ff'
