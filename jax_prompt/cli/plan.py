@@ -3,10 +3,10 @@ r"""Plan: jax-prompt plan --config NAME[:k=v,k=v] [--topology KIND:SHAPE] [--con
     jax-prompt plan --config tune:method=vpt_deep,backbone=vit_h14_224 --topology v5e:4x4 \
         --config.batch_size=512 --config.model.dtype=bfloat16
 
-Compiles the training step and the evaluation of a run and prints what they take on each device:
-memory by kind, collective operations and the bytes that they send, and what the run would choose.
-It computes nothing and reads no weights and no images. If the run does not fit, it looks for
-settings that do.
+Compiles the training step, the evaluation and SPT's calibration of a run and prints what they take
+on each device: memory by kind, collective operations and the bytes that they send, and what the run
+would choose. It computes nothing and reads no weights and no images. If the run does not fit, it
+looks for settings that do.
 
 Without --topology it plans for the devices that are there. With it, it plans for a TPU slice that
 need not be there, such as v5e:4x4, v5p:2x2x1 or v6e:2x4; that needs pip install 'jax-prompt[tpu]'.
@@ -20,7 +20,8 @@ from typing import Any
 from jax_prompt.cli.flags import read_flags
 from jax_prompt.core.spec import IMAGE
 from jax_prompt.runs.config import resolve
-from jax_prompt.runs.plan import Need, Plan, Size, make_plan, smaller
+from jax_prompt.runs.need import Need
+from jax_prompt.runs.plan import Plan, Size, make_plan, smaller
 from jax_prompt.runs.topology import tpu_slice
 
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     for flags, changed in smaller(plan).items():
         other = make_plan(changed, size, devices)
-        held = max(other.step.total, other.evaluation.total)
+        held = max(need.total for need in other.needs)
         print(f'with {flags}: {_size(held)}, {_fitting(other)}', flush=True)
         if other.fits:
             return 1
@@ -67,11 +68,15 @@ def show(plan: Plan, size: Size) -> str:
         f'{size.num_classes} classes, {size.num_images} images'
     ]
     lines += [f'  {line}' for line in _choices(plan)]
-    for title, need in (
-        ('a training step', plan.step),
-        (f'evaluation of {config.engine.eval_batch_size} images', plan.evaluation),
-    ):
-        lines += ['', f'{title}, on each device', *_table(need), *_traffic(need, count)]
+    titles = {
+        'a training step, on each device': plan.step,
+        f'evaluation of {config.engine.eval_batch_size} images, on each device': plan.evaluation,
+    }
+    if plan.calibration:
+        name = f'calibration, {config.calibration.batch_size} images at once, on one device'
+        titles[name] = plan.calibration
+    for title, need in titles.items():
+        lines += ['', title, *_table(need), *_traffic(need, count)]
     return '\n'.join([*lines, '', f'{_fitting(plan)} ({_size(plan.has)} a device)'])
 
 
@@ -79,12 +84,13 @@ def _choices(plan: Plan) -> list[str]:
     """Says what was chosen, and by whom."""
     config, program = plan.config, plan.program
     mesh = program.mesh.shape if program.mesh else {'data': 1, 'fsdp': 1}
-    asked = config.model.remat != 'auto'
+    by = 'an estimate of the activations' if mesh['fsdp'] == 1 else 'engine.fsdp and memory'
+    why = 'as asked' if config.model.remat != 'auto' else f'by {by}'
     parts = config.batch_size // program.at_once if program.at_once else 1
     remat = getattr(program.classifier.backbone.config, 'remat', 'none')
     lines = [
         f'mesh: data {mesh["data"]} x fsdp {mesh["fsdp"]} (engine.fsdp)',
-        f'remat: {remat} ({"as asked" if asked else "by an estimate of the activations"})',
+        f'remat: {remat} ({why})',
         f'parts: {parts} of {config.batch_size // parts} images '
         f'({"as asked" if config.engine.micro_batch else "chosen"})',
         f'dtype: products {config.model.dtype}, frozen weights {config.model.frozen_dtype}',

@@ -27,7 +27,9 @@ def _gelu_forward(x):
 def _gelu_backward(x, g):
     y = x.astype(jnp.float32)
     density = jnp.exp(-0.5 * y * y) * (1.0 / math.sqrt(2.0 * math.pi))
-    return ((g * (_normal_cdf(y) + y * density)).astype(g.dtype),)
+    # Without the barrier the compiler of TPUs makes one operation of the products on both sides,
+    # which takes longer by its own estimate (docs/scaling.md).
+    return (jax.lax.optimization_barrier((g * (_normal_cdf(y) + y * density)).astype(g.dtype)),)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)

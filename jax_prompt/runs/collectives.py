@@ -81,12 +81,7 @@ def collectives(text: str) -> list[Collective]:
     Args:
       text: `Compiled.as_text()`.
     """
-    found, entry = _read(text)
-    times = dict.fromkeys(found, 0) | {entry: 1}
-    for name in reversed(list(found)):  # callers first
-        for callee, turns in found[name].calls:
-            if callee in times:
-                times[callee] += times[name] * turns
+    found, times = _run(text)
     out: dict[str, Collective] = {}
     for name, one in found.items():
         for line in one.lines if times[name] else ():
@@ -95,6 +90,22 @@ def collectives(text: str) -> list[Collective]:
             if key not in out or out[key].times < times[name]:
                 out[key] = _collective(line, times[name])
     return list(out.values())
+
+
+def runs(text: str) -> dict[str, int]:
+    """Returns how often each computation of a compiled program runs in one run of the program."""
+    return _run(text)[1]
+
+
+def _run(text: str) -> tuple[dict[str, _Computation], dict[str, int]]:
+    """Returns the computations by name, and how often each runs."""
+    found, entry = _read(text)
+    times = dict.fromkeys(found, 0) | {entry: 1}
+    for name in reversed(list(found)):  # callers first
+        for callee, turns in found[name].calls:
+            if callee in times:
+                times[callee] += times[name] * turns
+    return found, times
 
 
 def _read(text: str) -> tuple[dict[str, _Computation], str]:

@@ -5,7 +5,6 @@ Nothing is computed, and no weights and no images are read. The compiler says wh
 needs, and its text holds the collective operations.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,17 +12,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from jax_prompt.calibrate.tokens import BackboneTokens
 from jax_prompt.core.devices import device_bytes
 from jax_prompt.core.spec import FEATURES, IMAGE
 from jax_prompt.core.tree import Tree
 from jax_prompt.data.stored import WithRaw
+from jax_prompt.methods import get_method
 from jax_prompt.runs.backbone import LoadedBackbone, unloaded_backbone
-from jax_prompt.runs.collectives import Collective, collectives
+from jax_prompt.runs.collectives import collectives
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.runs.inputs import store_size
+from jax_prompt.runs.need import Need, on_one, used
 from jax_prompt.runs.prefix import make_prefix
 from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.train.compiled import make_logits, make_step
@@ -31,41 +32,12 @@ from jax_prompt.train.mesh import batch_sharding, frozen_shardings
 from jax_prompt.train.optim import Hyper
 from jax_prompt.train.step import Program
 
-_USED = re.compile(r'[Uu]sed ([\d.]+)([KMGT])i?B? of ([\d.]+)([KMGT])i?B? hbm')
-_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
-
 
 class Size(NamedTuple):
     """How large a task is: K classes and the images of all splits together."""
 
     num_classes: int
     num_images: int
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a program needs on each device, in bytes.
-
-    Attributes:
-      weights: frozen weights.
-      trained: what trains, and the optimizer's state.
-      images: the images that stay on the device, and a batch.
-      scratch: activations and all else that comes and goes.
-      too_much: what the compiler says where the program does not fit; '' otherwise.
-      found: its collective operations.
-    """
-
-    weights: int
-    trained: int
-    images: int
-    scratch: int
-    too_much: str = ''
-    found: tuple[Collective, ...] = ()
-
-    @property
-    def total(self) -> int:
-        """All that the device holds while the program runs."""
-        return self.weights + self.trained + self.images + self.scratch
 
 
 @dataclass(frozen=True)
@@ -79,6 +51,7 @@ class Plan:
       has: memory of each, in bytes; 0: not known.
       step: a training step.
       evaluation: a batch of evaluation.
+      calibration: a batch of images on the way to prototypes, None where there are none.
     """
 
     config: RunConfig
@@ -87,12 +60,17 @@ class Plan:
     has: int
     step: Need
     evaluation: Need
+    calibration: Need | None = None
+
+    @property
+    def needs(self) -> list[Need]:
+        """What each of the programs needs."""
+        return [need for need in (self.step, self.evaluation, self.calibration) if need]
 
     @property
     def fits(self) -> bool:
         """Whether each device holds what it has to, as far as its memory is known."""
-        needs = (self.step, self.evaluation)
-        return not any(need.too_much or (self.has and need.total > self.has) for need in needs)
+        return not any(need.too_much or (self.has and need.total > self.has) for need in self.needs)
 
 
 def make_plan(config: RunConfig, size: Size, devices: Sequence[Any] | None = None) -> Plan:
@@ -113,7 +91,9 @@ def make_plan(config: RunConfig, size: Size, devices: Sequence[Any] | None = Non
     shapes = Shapes(config, program, used[0], size, backbone)
     step = shapes.need(make_step, shapes.step())
     evaluation = shapes.need(make_logits, shapes.logits())
-    return Plan(config, shapes.program, used, device_bytes(used[0]), step, evaluation)
+    calibration = shapes.calibration() if get_method(config.method).calibrated else None
+    has = device_bytes(used[0])
+    return Plan(config, shapes.program, used, has, step, evaluation, calibration)
 
 
 class Shapes:
@@ -136,9 +116,9 @@ class Shapes:
         backbone: LoadedBackbone,
     ):
         self.config, self.size, self.mesh = config, size, program.mesh
-        on_one = SingleDeviceSharding(device)
-        self.whole = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else on_one
-        self.split = batch_sharding(self.mesh) if self.mesh else on_one
+        self.one = SingleDeviceSharding(device)
+        self.whole = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else self.one
+        self.split = batch_sharding(self.mesh) if self.mesh else self.one
         # Abstract values alone: an array made here would lie on a device that is there.
         trees = jax.eval_shape(partial(init_params, config, backbone, program.classifier))
         self.trainable, frozen = self._laid(trees[0]), trees[1]
@@ -179,19 +159,55 @@ class Shapes:
 
     def need(self, function: Any, args: tuple[Any, ...]) -> Need:
         """Compiles a program and reads what it needs."""
-        _, state, frozen, *batch = args
-        held = (_on_one(frozen), _on_one(state), _on_one(batch[:1]) + self._resident(batch[0]))
+        held = self._held(args)
         try:
             compiled = function.lower(*args).compile()
         except jax.errors.JaxRuntimeError as error:
             if 'RESOURCE_EXHAUSTED' not in str(error):
                 raise
-            scratch = max(_used(str(error)) - sum(held), 0)
+            scratch = max(used(str(error)) - sum(held), 0)
             return Need(*held, scratch, ' '.join(str(error).split())[:200])
+        return self.need_of(compiled, args)
+
+    def need_of(self, compiled: Any, args: tuple[Any, ...]) -> Need:
+        """Reads what a compiled program needs with these arguments."""
         memory, text = compiled.memory_analysis(), compiled.as_text()
         scratch = memory.temp_size_in_bytes
         scratch += max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0)
-        return Need(*held, scratch, '', tuple(collectives(text)))
+        return Need(*self._held(args), scratch, '', tuple(collectives(text)))
+
+    def calibration(self) -> Need:
+        """Compiles the way of a batch to the tokens of a block, of the first stage if any.
+
+        It runs on one device, before weights are split and before the optimizer has a state. What
+        k-means holds of many batches is bounded by `calibration.budget_mb` and not counted.
+        """
+
+        def source(params: Any) -> BackboneTokens:
+            whole = BackboneTokens(self.program, params)
+            return next(iter(whole.stages().values()), whole)
+
+        def laid(tree: Any) -> Any:
+            return jax.tree.map(lambda leaf: self._array(leaf.shape, leaf.dtype, self.one), tree)
+
+        params, side = laid(self.bare), store_size(self.config, self.program.image_size)
+        shape = (self.config.calibration.batch_size, side, side, 3)
+        images = self._array(shape, jnp.uint8, self.one)
+        embed = jax.jit(lambda params, x: source(params).embed(x))
+        advance = jax.jit(lambda params, x: source(params).advance(x, 0))
+        tokens = laid(jax.eval_shape(embed, params, images))
+        scratch = 0
+        for function, x in ((embed, images), (advance, tokens)):
+            memory = function.lower(params, x).compile().memory_analysis()
+            own = memory.temp_size_in_bytes + memory.output_size_in_bytes
+            scratch = max(scratch, own + (on_one(x) if x is tokens else 0))
+        held = on_one(images) + self._resident(images)
+        return Need(on_one(params), on_one(self.trainable), held, scratch)
+
+    def _held(self, args: tuple[Any, ...]) -> tuple[int, int, int]:
+        """Returns the bytes on one device of frozen weights, of what trains, and of images."""
+        _, state, frozen, *batch = args
+        return on_one(frozen), on_one(state), on_one(batch[:1]) + self._resident(batch[0])
 
     def _resident(self, images: Any) -> int:
         """Returns the bytes of a task's stored images where they stay on the device, whole."""
@@ -213,28 +229,6 @@ class Shapes:
 
     def _array(self, shape: tuple[int, ...], dtype: Any, where: Any) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-
-
-def _on_one(tree: Any) -> int:
-    """Returns the bytes that one device holds of a tree of laid out shapes."""
-
-    def held(leaf: Any) -> int:
-        size = int(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=np.int64))
-        return size * (
-            8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
-        )
-
-    return sum(map(held, jax.tree.leaves(tree)))
-
-
-def _used(text: str) -> int:
-    """Returns what a program that does not fit would use, from what the compiler of TPUs says.
-
-    >>> _used('Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.') / 2**30
-    20.5
-    """
-    match = _USED.search(text)
-    return int(float(match[1]) * _UNITS[match[2]]) if match else 0
 
 
 def smaller(plan: Plan) -> Mapping[str, RunConfig]:

@@ -83,6 +83,7 @@ def _plan(
         memory_mb=engine.memory_mb,
         together=method.follows_batches(network) or tuner.facts(spec).mixes_images,
         devices=mesh.size if mesh else 1,
+        fsdp=engine.fsdp,
         bytes_per_value=2 if config.model.dtype == 'bfloat16' else 4,
         device=devices[0] if devices else None,
     )

@@ -53,6 +53,7 @@ def plan_step(
     memory_mb: float = 0.0,
     together: bool = False,
     devices: int = 1,
+    fsdp: int = 1,
     bytes_per_value: int = 4,
     device: Any = None,
 ) -> StepPlan:
@@ -61,7 +62,8 @@ def plan_step(
     On a CPU a batch is computed in parts that the caches hold, and a transformer's blocks keep four
     tensors each, which is the fastest there. Elsewhere the whole batch keeps all that automatic
     differentiation asks for, if the memory holds it, or else less; where even 'full' is too much,
-    in parts.
+    in parts. A transformer whose weights are split over devices never keeps all: the gathered
+    weights of every block would be kept too (docs/scaling.md).
 
     Args:
       spec: the backbone.
@@ -73,6 +75,7 @@ def plan_step(
         CPU.
       together: whether images have to be computed together, since results depend on all of them.
       devices: devices that share the batch.
+      fsdp: devices that share each frozen weight.
       bytes_per_value: of an activation.
       device: for which kind of device; None: those that are there.
     """
@@ -80,7 +83,7 @@ def plan_step(
     on_cpu = device.platform == 'cpu'
     budget = memory_mb or device_memory_mb(0.5, device)
     forms = ('none', 'save', 'full') if spec.num_heads else ('none', 'full')
-    order = forms[1:] if on_cpu and spec.num_heads else forms
+    order = forms[1:] if spec.num_heads and (on_cpu or fsdp > 1) else forms
     micro = micro_batch
     if on_cpu and not micro:
         rows = _TOKENS_PER_CORE if spec.num_heads else _PIXELS_PER_CORE

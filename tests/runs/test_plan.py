@@ -11,7 +11,8 @@ from jax_prompt.core.devices import device_bytes
 from jax_prompt.core.tree import num_bytes
 from jax_prompt.runs import plan as planning
 from jax_prompt.runs.backbone import build_backbone
-from jax_prompt.runs.plan import Need, Size, make_plan, smaller
+from jax_prompt.runs.need import Need
+from jax_prompt.runs.plan import Size, make_plan, smaller
 from jax_prompt.runs.prepare import initial
 from jax_prompt.runs.topology import tpu_slice
 
@@ -49,6 +50,7 @@ def test_a_plan_counts_what_a_run_holds(split):
     image = program.image_size**2 * 3
     assert split.step.images == (64 + 16 // 8) * image
     assert split.step.scratch > split.evaluation.scratch > 0
+    assert split.calibration is None
     assert split.fits and split.has == device_bytes(jax.devices()[0]) > 0
 
 
@@ -65,6 +67,19 @@ def test_a_plan_names_the_collectives(split):
     assert 4 * layers * parts < sum(one.times for one in gathers) <= 2 * 4 * layers * parts
     sums = [one for one in split.step.found if one.kind == 'all-reduce']
     assert sum(one.times * one.nbytes for one in sums) >= layers * 2 * 128 * 4
+
+
+def test_a_plan_holds_calibration_on_one_device():
+    config = _config(method='spt_deep', calibration={'batch_size': 4})
+    plan = make_plan(config, SIZE)
+    need, side = plan.calibration, plan.program.image_size
+    # Weights are whole there, though four devices share them in a step.
+    assert need.weights > plan.step.weights > need.weights / 4
+    assert need.trained < plan.step.trained / 2  # no optimizer yet
+    assert need.images == (64 + 4) * side**2 * 3
+    spec = plan.program.classifier.spec
+    tokens = 4 * (spec.num_lead + spec.num_patches) * spec.width * 4
+    assert need.scratch >= 2 * tokens  # what enters a block and what leaves it
 
 
 def test_what_would_fit(split):

@@ -134,6 +134,11 @@ def test_a_smaller_budget_keeps_less_and_then_takes_parts(monkeypatch):
     plans = [plan_step(spec, tuner, 64, memory_mb=mb, device=GPU) for mb in (*budgets, 100)]
     assert [(p.micro_batch, p.remat) for p in plans[:3]] == [(0, 'none'), (0, 'save'), (0, 'full')]
     assert plans[3].remat == 'full' and 0 < plans[3].micro_batch < 64
+    split = [
+        plan_step(spec, tuner, 64, memory_mb=mb, device=GPU, devices=4, fsdp=4)
+        for mb in (1e6, budgets[2] / 4)
+    ]
+    assert [plan.remat for plan in split] == ['save', 'full']  # 'none' keeps gathered weights
     assert activations_mb(spec, tuner, 'full', plans[3].micro_batch) <= 100
     monkeypatch.setattr(memory, 'num_cores', lambda: 2)
     plan = plan_step(spec, tuner, 32)
