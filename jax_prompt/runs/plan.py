@@ -198,7 +198,7 @@ class Shapes:
         tokens = laid(jax.eval_shape(embed, params, images))
         scratch = 0
         for function, x in ((embed, images), (advance, tokens)):
-            memory = function.lower(params, x).compile().memory_analysis()
+            memory: Any = function.lower(params, x).compile().memory_analysis()
             own = memory.temp_size_in_bytes + memory.output_size_in_bytes
             scratch = max(scratch, own + (on_one(x) if x is tokens else 0))
         held = on_one(images) + self._resident(images)

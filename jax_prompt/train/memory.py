@@ -60,10 +60,9 @@ def plan_step(
     """Chooses what is left open of a step.
 
     On a CPU a batch is computed in parts that the caches hold, and a transformer's blocks keep four
-    tensors each, which is the fastest there. Elsewhere the whole batch keeps all that automatic
-    differentiation asks for, if the memory holds it, or else less; where even 'full' is too much,
-    in parts. A transformer whose weights are split over devices never keeps all: the gathered
-    weights of every block would be kept too (docs/scaling.md).
+    tensors each, which is the fastest there. Elsewhere the whole batch keeps what the memory holds;
+    where even 'full' is too much, in parts. A transformer whose weights are split over devices
+    never keeps all: the gathered weights of every block would be kept too (docs/scaling.md).
 
     Args:
       spec: the backbone.
@@ -84,8 +83,7 @@ def plan_step(
     budget = memory_mb or device_memory_mb(0.5, device)
     forms = ('none', 'save', 'full') if spec.num_heads else ('none', 'full')
     order = forms[1:] if spec.num_heads and (on_cpu or fsdp > 1) else forms
-    micro = micro_batch
-    if on_cpu and not micro:
+    if (micro := micro_batch) == 0 and on_cpu:
         rows = _TOKENS_PER_CORE if spec.num_heads else _PIXELS_PER_CORE
         micro = max(num_cores() * rows // max(_tokens(spec, tuner.facts(spec)), 1), devices)
     if together:

@@ -137,7 +137,7 @@ def compile_run(run: Run, hlo: Path | None) -> dict[str, Any]:
         compiled = make_step.lower(*args).compile()
     except Exception as error:  # one that does not fit is a row too
         return {**row, 'error': ' '.join(str(error).split())[:300]}
-    need, text = shapes.need_of(compiled, args), compiled.as_text()
+    need, text = shapes.need_of(compiled, args), compiled.as_text() or ''
     if hlo:
         hlo.mkdir(parents=True, exist_ok=True)
         name = '_'.join(map(str, run)).replace(':', '_')
