@@ -11,18 +11,13 @@ weight, the processor time in seconds, and the collective operations as [kind, d
 import json
 import sys
 import time
+from typing import Any
 
 from jax_prompt.runs.topology import tpu_slice
 
-DEVICES = tpu_slice('v5e:2x4')  # chooses the platform before JAX starts
 
-from test_lowering import PROGRAMS, shapes_for  # noqa: E402
-
-from jax_prompt.train.compiled import make_step  # noqa: E402
-
-
-def compiled(name: str, method: str, fsdp: int) -> dict:
-    """Compiles one step.
+def compiled(name: str, method: str, fsdp: int, devices: Any) -> dict:
+    """Compiles one step for devices of `tpu_slice`.
 
     Returns:
       What is printed of it.
@@ -30,8 +25,12 @@ def compiled(name: str, method: str, fsdp: int) -> dict:
     Raises:
       ValueError: it does not fit the memory of a chip.
     """
+    from test_lowering import shapes_for
+
+    from jax_prompt.train.compiled import make_step
+
     start = time.process_time()
-    shapes = shapes_for(name, method, DEVICES, engine={'fsdp': fsdp})
+    shapes = shapes_for(name, method, devices, engine={'fsdp': fsdp})
     need = shapes.need(make_step, shapes.step())
     if need.too_much or need.total <= 0:
         raise ValueError(f'{name}, {method}: {need.too_much or "it takes no memory"}')
@@ -42,7 +41,15 @@ def compiled(name: str, method: str, fsdp: int) -> dict:
     }
 
 
-if __name__ == '__main__':
+def main() -> None:
+    """Compiles the programs that the argument lists, or all."""
+    devices = tpu_slice('v5e:2x4')  # chooses the platform before JAX starts
+    from test_lowering import PROGRAMS
+
     everything = [(name, method, 1) for name, method in PROGRAMS]
     for program in json.loads(sys.argv[1]) if len(sys.argv) > 1 else everything:
-        print(json.dumps(compiled(*program)), flush=True)
+        print(json.dumps(compiled(*program, devices)), flush=True)
+
+
+if __name__ == '__main__':
+    main()
