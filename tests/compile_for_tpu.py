@@ -2,7 +2,7 @@
 
     pip install -e '.[test,tpu]' && python tests/compile_for_tpu.py
 
-Without an argument it compiles every program of `test_lowering.PROGRAMS`, which takes many minutes.
+Without an argument it compiles every program of `test_lowering.PROGRAMS`, which takes two minutes.
 It prints a line of JSON for each: the network, the method, the devices that share each frozen
 weight, the processor time in seconds, and the collective operations as [kind, devices, times].
 `test_tpu.py` gives it a list of [network, method, fsdp].
