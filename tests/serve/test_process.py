@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from small_asgi import form
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,4 +82,5 @@ def test_sigterm_under_load_loses_no_accepted_request(tmp_path, make_pack, files
     assert f'{len(done)} requests came in, {len(done)} were answered' in said[-1], said[-1]
     same = {}
     for *_, number, task, probability in done:
-        assert same.setdefault((number, task), probability) == probability
+        # Batches of one and of two are other programs: the last bits may differ.
+        assert same.setdefault((number, task), probability) == pytest.approx(probability, abs=1e-6)
