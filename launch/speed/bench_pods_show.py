@@ -41,7 +41,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 def operations(times: Mapping[str, int]) -> str:
     """Returns the collective operations of a step in words."""
-    return ', '.join(f'{count} {kind}' for kind, count in sorted(times.items())) or 'none'
+    return ', '.join(f'{count} {kind}s' for kind, count in sorted(times.items())) or 'none'
 
 
 def size(nbytes: float) -> str:

@@ -55,7 +55,7 @@ def test_rows_become_tables(bench, tmp_path, capsys):
     show.show(rows, None)
     out = capsys.readouterr().out
     first = '| ViT-B/16, VPT-deep | v5e:4x4 | 1 | none | 1 GB | 1 MB | 1 MB |'
-    assert first in out and '13 all-reduce | 4.03 MB |' in out
+    assert first in out and '13 all-reduces | 4.03 MB |' in out
     lines = [line for line in out.splitlines() if line.startswith('| 256 |')]
     assert len(lines) == 1 and lines[0].count('1.26 GB') == 3
     # Four chips have no eight to share a weight.
