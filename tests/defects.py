@@ -120,8 +120,8 @@ MUTANTS = (
     Mutant(
         'wide-kernel-gradient-not-turned',
         'nn/convolution.py',
-        'return jnp.flip(columns.transpose(1, 2, 0, 3), (0, 1))',
-        'return columns.transpose(1, 2, 0, 3)',
+        'return jnp.flip(taps.transpose(1, 2, 0, 3), (0, 1))',
+        'return taps.transpose(1, 2, 0, 3)',
         ('nn/test_convolution.py',),
     ),
     # backbones and the model

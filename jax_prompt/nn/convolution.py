@@ -172,8 +172,8 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, stride: int, k: int) -> jax.Arr
     inputs, outputs = x.shape[3], g.shape[3]
     if stride == 1 and outputs < inputs and outputs <= _FEW:
         columns = jnp.concatenate(_shifted(g, k, 1, x), axis=-1)  # [B, H, W, k * k * D]
-        columns = wide(jnp.einsum, 'bhwc,bhwd->cd', x, columns).reshape(inputs, k, k, outputs)
-        return jnp.flip(columns.transpose(1, 2, 0, 3), (0, 1))
+        taps = wide(jnp.einsum, 'bhwc,bhwd->cd', x, columns).reshape(inputs, k, k, outputs)
+        return jnp.flip(taps.transpose(1, 2, 0, 3), (0, 1))
     shifted = _shifted(x, k, stride, g)
     if inputs <= _FEW:
         columns = jnp.concatenate(shifted, axis=-1)  # [B, h, w, k * k * C]
