@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
+from bench_flops import work
 
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.families import family_of
@@ -81,15 +82,15 @@ class JaxSide:
             Hyper(*map(jnp.float32, (settings['lr'], decay, decay))),
             jax.random.key(0),
         )
-        self.lower = lambda: make_step.lower(program, self.state, self.frozen, *self.batch)
         self.program, self.loss = program, jnp.zeros(())
         self.metrics: dict[str, jax.Array] = {}
         self.compiled: Any = None
+        self.work: float | None = None
 
     def train_step(self) -> Any:
         """Takes one step and returns the loss before it, a scalar that is not yet waited for."""
         if self.compiled is None:
-            self.compiled = self.lower().compile()
+            self._compile(make_step.trace(self.program, self.state, self.frozen, *self.batch))
         self.state, self.metrics = self.compiled(self.state, self.frozen, *self.batch)
         return self.metrics['loss']
 
@@ -102,10 +103,14 @@ class JaxSide:
                 logits = program.logits(trainable, frozen, images)
                 return jnp.mean(cross_entropy(logits, labels))
 
-            lowered = jax.jit(loss).lower(self.state.trainable, self.frozen, images)
-            self.compiled = lowered.compile()
+            self._compile(jax.jit(loss).trace(self.state.trainable, self.frozen, images))
         self.loss = self.compiled(self.state.trainable, self.frozen, self.batch[0])
         return self.loss
+
+    def _compile(self, traced: Any) -> None:
+        """Compiles what is traced, and counts its work."""
+        self.work = work(traced.jaxpr.jaxpr)
+        self.compiled = traced.lower().compile()
 
     def wait(self) -> None:
         """Waits until the device has done all steps."""
@@ -118,6 +123,7 @@ class JaxSide:
             'version': f'jax {jax.__version__}, jaxlib {jaxlib.__version__}',
             'device': device.device_kind,
             'micro_batch': self.micro_batch,
+            'work': self.work,
             'scratch_mb': self.compiled.memory_analysis().temp_size_in_bytes / 1e6,
             **{k: float(v) for k, v in self.metrics.items() if k.endswith('_steps')},
         }

@@ -39,6 +39,31 @@ def products(size: int) -> dict[str, Callable[[], Any]]:
     }
 
 
+def rate(dtype: str, turns: int = 5) -> dict[str, float]:
+    """Measures the products of JAX whose share a step can reach, on the device of this process.
+
+    Args:
+      dtype: 'float32', or 'bfloat16' with a float32 result.
+      turns: products; the fastest counts.
+
+    Returns:
+      {'size': side of the matrices, 'gflops': 10^9 operations a second}.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    size = 2048 if jax.default_backend() == 'cpu' else 8192
+    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    multiply = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32))
+    multiply(x).block_until_ready()
+    seconds = []
+    for _ in range(turns):
+        start = time.perf_counter()
+        multiply(x).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return {'size': size, 'gflops': 2 * size**3 / 1e9 / min(seconds)}
+
+
 def bench_machine(args: argparse.Namespace) -> dict[str, Any]:
     """Measures the rates in turns.
 

@@ -49,6 +49,14 @@ def show_step(result: Mapping[str, Any]) -> None:
         cells += [f'{side["first_step_seconds"]:.1f}', f'{side["peak_mb"]:.0f}']
         cells += [f'{side["above_start_mb"]:.0f}', f'{side.get("device_peak_mb", 0):.0f}']
         print(form.format(name, *cells))
+    rate = result['rate']
+    for name, side in sides.items():
+        if work := side.get('work'):
+            speed = work / side['seconds_per_step'] / 1e9
+            print(
+                f'{name}   {work / 1e9:.0f} GFLOP of products at {speed:.0f} GFLOP/s: '
+                f'{speed / rate["gflops"]:.0%} of the rate of one of side {rate["size"]}'
+            )
     key = (
         'device_peak_mb' if all('device_peak_mb' in s for s in sides.values()) else 'above_start_mb'
     )

@@ -23,6 +23,9 @@ small models look up to 30 times slower than they are: a busy machine is warned 
 until each ratio to a rival is known within 5 % (the standard error of its median over the turns),
 or for four times as many turns; then the table says that it isn't known so well.
 
+Below the table stands what share of the machine's rate the step reaches: the operations of its
+products a second, beside those of one large product (`bench_flops.py`).
+
 `machine`: the rates of matrix products in NumPy, JAX and PyTorch, beside which figures of different
 machines can be compared.
 
@@ -171,6 +174,7 @@ def bench_step(args: argparse.Namespace) -> dict[str, Any]:
     """Measures the sides in turns."""
     # Here, as these load JAX, which a rival's process must not hold.
     from bench_problem import make_problem, options_of
+    from bench_rates import rate
 
     from jax_prompt.core.tree import EXEMPT
 
@@ -211,7 +215,7 @@ def bench_step(args: argparse.Namespace) -> dict[str, Any]:
             for side in sides:
                 side.close()
     done = {name: summary(firsts[name], turns[name], args.batch) for name in names}
-    return {'sides': done, 'spreads': spreads(turns)}
+    return {'sides': done, 'spreads': spreads(turns), 'rate': rate(args.dtype)}
 
 
 def parse() -> argparse.Namespace:

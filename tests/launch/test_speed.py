@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -90,6 +92,39 @@ def test_other_losses_are_refused(bench):
         check({'jax': {'losses': [2.0, 1.0]}, 'torch': {'losses': [2.0, 1.001]}}, 1e-4)
 
 
+def test_work_is_that_of_a_closed_form(bench):
+    x, kernel = jnp.ones((2, 5, 7)), jnp.ones((7, 7))
+
+    def twice(x):
+        return jax.lax.scan(lambda y, _: (y @ kernel, None), x, length=2)[0]
+
+    def count(f, *args):
+        return bench('bench_flops').work(jax.jit(f).trace(*args).jaxpr.jaxpr)
+
+    product = 2 * 2 * 5 * 7 * 7
+    assert count(twice, x) == 2 * product
+    # Forward as above; backward once more each, as the kernel has no gradient.
+    assert count(jax.grad(lambda x: jnp.sum(twice(x) ** 2)), x) == 4 * product
+    assert count(lambda x: jax.lax.cond(x[0, 0, 0] > 0, twice, jnp.sin, x), x) == 2 * product
+
+
+def test_work_of_a_convolution_and_of_a_loop_without_end(bench):
+    image, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+    form = ('NHWC', 'HWIO', 'NHWC')
+    convolve = partial(jax.lax.conv_general_dilated, window_strides=(2, 2), padding='SAME')
+
+    def count(f, *args):
+        return bench('bench_flops').work(jax.jit(f).trace(*args).jaxpr.jaxpr)
+
+    work = count(partial(convolve, dimension_numbers=form), image, kernel)
+    assert work == 2 * (2 * 4 * 4 * 4) * (3 * 3 * 3)
+
+    def solve(x):
+        return jax.lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y @ y, x)
+
+    assert count(solve, jnp.ones((3, 3))) is None
+
+
 def test_a_side_is_a_process_that_answers(bench, tmp_path):
     out = tmp_path / 'figures.json'
     command = [
@@ -102,4 +137,5 @@ def test_a_side_is_a_process_that_answers(bench, tmp_path):
     command += ['--batch', '2', '--prompts', '2', '--turns', '1', '--steps', '1', '--rival']
     subprocess.run([*command, '--out', str(out)], check=True, capture_output=True)
     side = json.loads(out.read_text())['sides']['jax_save']
+    assert side['work'] > 0
     assert len(side['losses']) == 5 and side['peak_mb'] >= side['before_mb']
