@@ -10,18 +10,25 @@ from collections.abc import Iterator
 from typing import Any
 
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 
 def work(jaxpr: core.Jaxpr) -> float | None:
     """Counts the operations of products and convolutions: 2 for each multiplication.
 
     Args:
-      jaxpr: a traced program.
+      jaxpr: a traced program. What its results do not need is not counted: a backward pass of our
+        own also names the gradients of frozen kernels.
 
     Returns:
       The count; of the branches of a condition the largest. None where a loop has products and no
       fixed number of turns (the solves of LION), so that they can't be counted.
     """
+    needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _count(needed)
+
+
+def _count(jaxpr: core.Jaxpr) -> float | None:
     total = 0.0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
@@ -29,7 +36,7 @@ def work(jaxpr: core.Jaxpr) -> float | None:
             total += _of_product(equation)
         elif name == 'conv_general_dilated':
             total += _of_convolution(equation)
-        parts = [work(inner) for inner in _inner(equation.params)]
+        parts = [_count(inner) for inner in _inner(equation.params)]
         if None in parts or (name == 'while' and any(parts)):
             return None
         inside = [part for part in parts if part is not None]

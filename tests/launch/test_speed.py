@@ -18,6 +18,7 @@ from jax_prompt.backbones.resnet_config import ResNetConfig
 from jax_prompt.backbones.swin_config import SwinConfig
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import EXEMPT
+from jax_prompt.nn import products
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKBONES = {
@@ -105,6 +106,9 @@ def test_work_is_that_of_a_closed_form(bench):
     assert count(twice, x) == 2 * product
     # Forward as above; backward once more each, as the kernel has no gradient.
     assert count(jax.grad(lambda x: jnp.sum(twice(x) ** 2)), x) == 4 * product
+    half = x.astype(jnp.bfloat16)  # the backward pass of `product` names the kernel's gradient too
+    grad = jax.grad(lambda x: jnp.sum(products.product(x, kernel).astype(jnp.float32)))
+    assert count(grad, half) == product
     assert count(lambda x: jax.lax.cond(x[0, 0, 0] > 0, twice, jnp.sin, x), x) == 2 * product
 
 
