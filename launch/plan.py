@@ -2,7 +2,8 @@
 
 import sys
 
-from jax_prompt.cli.main import main
+from jax_prompt.cli.plan import main
+from jax_prompt.door import enter
 
 if __name__ == '__main__':
-    main(['plan', *sys.argv[1:]])
+    enter(main, sys.argv[1:])

@@ -2,7 +2,8 @@
 
 import sys
 
-from jax_prompt.cli.main import main
+from jax_prompt.cli.predict import main
+from jax_prompt.door import enter
 
 if __name__ == '__main__':
-    main(['predict', *sys.argv[1:]])
+    enter(main, sys.argv[1:])

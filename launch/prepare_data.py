@@ -2,7 +2,8 @@
 
 import sys
 
-from jax_prompt.cli.main import main
+from jax_prompt.cli.prepare_data import main
+from jax_prompt.door import enter
 
 if __name__ == '__main__':
-    main(['prepare-data', *sys.argv[1:]])
+    enter(main, sys.argv[1:])
