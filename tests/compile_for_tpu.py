@@ -27,7 +27,7 @@ def compiled(name: str, method: str, fsdp: int, devices: Any) -> dict:
     """
     from test_lowering import shapes_for
 
-    from jax_prompt.train.compiled import make_step
+    from jax_prompt.train.step import make_step
 
     start = time.process_time()
     shapes = shapes_for(name, method, devices, engine={'fsdp': fsdp})

@@ -267,8 +267,8 @@ MUTANTS = (
     Mutant(
         'average-turned',
         'train/step.py',
-        'optax.incremental_update(trainable, ema, 1.0 - self.optim.ema_decay)',
-        'optax.incremental_update(trainable, ema, self.optim.ema_decay)',
+        'optax.incremental_update(trainable, ema, 1.0 - program.optim.ema_decay)',
+        'optax.incremental_update(trainable, ema, program.optim.ema_decay)',
         ('search/test_padded_steps.py', 'train/test_optim.py'),
     ),
     Mutant(

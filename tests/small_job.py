@@ -15,7 +15,7 @@ from jax_prompt.model import build_classifier
 from jax_prompt.train.job import Data, Job
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.options import Engine
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
 
 
 @cache

@@ -7,7 +7,7 @@ from small_pack import noisy_run
 
 from jax_prompt.packs.file import pack_of
 from jax_prompt.runs.config import resolve
-from jax_prompt.train.compiled import make_logits
+from jax_prompt.train.program import make_logits
 
 NAMES = ('red', 'green', 'blue', 'grey', 'pink')
 

@@ -12,7 +12,8 @@ from jax_prompt.runs.backbone import LoadedBackbone
 from jax_prompt.runs.config import resolve
 from jax_prompt.runs.plan import Shapes, Size
 from jax_prompt.runs.program import build_program
-from jax_prompt.train.compiled import make_logits, make_step
+from jax_prompt.train.program import make_logits
+from jax_prompt.train.step import make_step
 
 SIZE = Size(3, 32)
 # By a row of the table of backbones, a small network of its family.

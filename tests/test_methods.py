@@ -15,10 +15,10 @@ from jax_prompt.core.tree import count, flatten, merge, split
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS, get_method
 from jax_prompt.model import build_classifier
-from jax_prompt.train.compiled import make_step
 from jax_prompt.train.mesh import data_mesh, replicate
 from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
+from jax_prompt.train.step import make_step
 
 CONFIG = ViTConfig(32, 3, 2, 64, 4, 16)
 CLASSES, PROMPTS, BATCH = 5, 4, 8

@@ -11,7 +11,7 @@ import numpy as np
 from jax_prompt.backbones.stack import run_block
 from jax_prompt.core.spec import BackboneSpec, Cut
 from jax_prompt.core.tree import Tree, segment_name, segment_span
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
 
 
 @dataclass(frozen=True)

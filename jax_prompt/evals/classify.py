@@ -4,7 +4,7 @@ A logit that is not finite makes an evaluation fail. Else a network that gives n
 be taken to answer class 0, and would be right wherever that is the label.
 
 On several devices a batch is split over all of them, and on several processes each gets all logits
-and comes to the same numbers: `logits_fn` sees to both (`train.compiled.make_logits`).
+and comes to the same numbers: `logits_fn` sees to both (`train.program.make_logits`).
 """
 
 from collections.abc import Callable, Iterator, Sequence

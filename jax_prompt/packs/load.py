@@ -25,7 +25,7 @@ from jax_prompt.runs.config import RunConfig
 from jax_prompt.runs.program import build_program, init_params, trains
 from jax_prompt.runs.restore import Restored, restore
 from jax_prompt.runs.result import measured_hash
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
 from jax_prompt.weights.cache import cached_file
 from jax_prompt.weights.fetch import AUTO, weights_file
 from jax_prompt.weights.identity import Identity

@@ -27,10 +27,10 @@ from jax_prompt.runs.inputs import store_size
 from jax_prompt.runs.need import Need, on_one, used
 from jax_prompt.runs.prefix import make_prefix
 from jax_prompt.runs.program import build_program, init_params
-from jax_prompt.train.compiled import make_logits, make_step
 from jax_prompt.train.mesh import batch_sharding, frozen_shardings
 from jax_prompt.train.optim import Hyper
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program, make_logits
+from jax_prompt.train.step import make_step
 
 
 class Size(NamedTuple):

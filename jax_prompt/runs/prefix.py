@@ -9,7 +9,7 @@ from jax_prompt.data.stored import Streamed, WithRaw
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.train.cache import cached_cut, frozen_prefix
 from jax_prompt.train.job import Data
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from jax_prompt.train.job import Data, Job
 from jax_prompt.train.members import num_steps
 from jax_prompt.train.mesh import split_frozen
 from jax_prompt.train.optim import Hyper, check_warmup
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
 
 Say = Callable[[str], None]
 

@@ -21,7 +21,7 @@ from jax_prompt.train.masked import as_masked
 from jax_prompt.train.members import num_steps
 from jax_prompt.train.memory import StepPlan, plan_step
 from jax_prompt.train.mesh import data_mesh
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
 
 
 def build_program(

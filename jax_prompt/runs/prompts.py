@@ -14,7 +14,7 @@ from jax_prompt.runs.config import RunConfig
 from jax_prompt.runs.inputs import load_split, open_data
 from jax_prompt.train.mesh import SharedStream
 from jax_prompt.train.processes import from_primary, is_primary, share
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
 from jax_prompt.weights.sealed import is_whole, read_sealed, write_sealed
 
 _KIND, _BUILT = 'prompts', 'the prompts are built again'

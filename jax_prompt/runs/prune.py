@@ -15,7 +15,8 @@ from jax_prompt.core.ranges import check_values, share
 from jax_prompt.core.tree import Tree, merge
 from jax_prompt.evals.classify import padded_batches, padded_rows
 from jax_prompt.train.mesh import in_context, shard_batch, unite
-from jax_prompt.train.step import Program, cross_entropy
+from jax_prompt.train.program import Program
+from jax_prompt.train.step import cross_entropy
 from jax_prompt.tuners.e2vpt import with_masks
 from jax_prompt.tuners.pruning import Kept, Masks, full_masks, importance, prune
 

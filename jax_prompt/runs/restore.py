@@ -28,8 +28,7 @@ from jax_prompt.runs.prompts import prototypes_path, read_prototypes
 from jax_prompt.runs.result import measured_hash
 from jax_prompt.runs.workdir import RESULT_AGAIN
 from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
-from jax_prompt.train.compiled import make_logits
-from jax_prompt.train.step import Program, TrainState
+from jax_prompt.train.program import Program, TrainState, make_logits
 from jax_prompt.weights.fetch import AUTO
 from jax_prompt.weights.identity import Identity
 

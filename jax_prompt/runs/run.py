@@ -34,9 +34,9 @@ from jax_prompt.runs.last_look import evaluate_once
 from jax_prompt.runs.prepare import Prepared, prepare
 from jax_prompt.runs.result import conclusion, machine, measured_hash, peak_memory_mb, versions
 from jax_prompt.runs.workdir import hold, open_workdir
-from jax_prompt.train.compiled import make_logits
 from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.loop import fit
+from jax_prompt.train.program import make_logits
 
 
 def run(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> dict[str, Any]:

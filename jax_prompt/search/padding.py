@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from jax_prompt.model import Classifier
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
 
 
 def obstacle(programs: Sequence[Program]) -> str:

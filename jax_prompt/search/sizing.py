@@ -21,11 +21,11 @@ from jax_prompt.core.devices import num_cores
 from jax_prompt.core.ranges import at_least, check_values
 from jax_prompt.core.tree import Tree
 from jax_prompt.search.population import members_of
-from jax_prompt.train.compiled import make_step
 from jax_prompt.train.job import Job
 from jax_prompt.train.members import Members
 from jax_prompt.train.memory import device_memory_mb
 from jax_prompt.train.micro_batch import number_of_parts
+from jax_prompt.train.step import make_step
 
 # FLOPs a step and a core: below the first a step is mostly calls, above the second mostly products.
 _SMALL, _LARGE = 5e6, 5e8

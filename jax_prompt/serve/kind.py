@@ -20,7 +20,7 @@ from jax_prompt.core.tuner import Tuner
 from jax_prompt.data.transforms import centre, to_model
 from jax_prompt.model import Classifier
 from jax_prompt.search.padding import mask_obstacle
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
 from jax_prompt.tuners.compose import Compose
 
 # Settings of a network that act in training alone, and what they are here.

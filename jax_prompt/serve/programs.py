@@ -4,7 +4,7 @@ from functools import partial
 
 import jax
 
-from jax_prompt.train.step import with_length
+from jax_prompt.train.program import with_length
 
 
 @partial(jax.jit, static_argnames='kind')

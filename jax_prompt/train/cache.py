@@ -19,7 +19,7 @@ from jax_prompt.core.tree import Tree
 from jax_prompt.evals.classify import padded_batches
 from jax_prompt.model import Classifier
 from jax_prompt.train.mesh import in_context, shard_batch, unite
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
 
 
 def cached_cut(

@@ -11,7 +11,7 @@ from jax_prompt.core.tree import Tree
 from jax_prompt.data.stored import Stored
 from jax_prompt.train.optim import Hyper
 from jax_prompt.train.options import Engine
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
 
 
 class Unconverged(Failure, RuntimeError):

@@ -18,7 +18,7 @@ from jax_prompt.evals.classify import Evaluation, NonFiniteLogits, score
 from jax_prompt.train.checkpoint import Checkpoints, Saved
 from jax_prompt.train.job import Fit, Job, NonFiniteLoss, Unconverged
 from jax_prompt.train.log import append_metrics, read_metrics, rewrite_metrics
-from jax_prompt.train.step import TrainState
+from jax_prompt.train.program import TrainState
 
 # A step's metrics with a meaning of their own; others are averaged, or kept at their worst.
 _OWN = ('loss', 'correct', 'count', 'grad_norm')
@@ -205,7 +205,7 @@ def add_steps(sums: Sums, values: dict[str, np.ndarray], seconds: float) -> Sums
 
     Args:
       sums: of the epoch's earlier steps; {} before the first.
-      values: what `Program.step` gives, leaves [steps]; a skipped step has count 0.
+      values: what `take_step` gives, leaves [steps]; a skipped step has count 0.
       seconds: what these steps took.
 
     Returns:

@@ -23,7 +23,8 @@ from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.layers import patches
 from jax_prompt.train.mesh import in_context
 from jax_prompt.train.micro_batch import BatchPart
-from jax_prompt.train.step import Program, cross_entropy, share_of
+from jax_prompt.train.program import Program
+from jax_prompt.train.step import cross_entropy, share_of
 from jax_prompt.tuners.decoder import MaskedDecoder
 
 
@@ -85,46 +86,43 @@ class Masked:
             )
 
 
-@dataclass(frozen=True)
-class MaskedProgram(Program):
-    """A training program whose loss is that of a masked autoencoder."""
-
-    def loss(
-        self,
-        trainable: Tree,
-        probes: Tree,
-        part: BatchPart,
-        key: jax.Array,
-        *,
-        frozen: Tree,
-        total: jax.Array,
-    ) -> tuple[jax.Array, jax.Array]:
-        del probes
-        params, x = merge(trainable, frozen), part.x
-        classifier = self.classifier
-        decoder, spec = classifier.tuner, classifier.spec
-        assert isinstance(decoder, MaskedDecoder)
-        with in_context(self.mesh):
-            out: Any = classifier.backbone.apply(
-                {'params': params['backbone']}, x, _AllTokens(), key=key, train=True
-            )
-        features, tokens = out
-        index = visible_patches(key, len(x), classifier.backbone.config)
-        predicted = decoder.reconstruct(params['tuner'], tokens, index, spec)
-        losses = reconstruction_loss(predicted, patches(x, spec.patch_size), index)
-        head = params['head']
-        logits = jax.lax.stop_gradient(features) @ head['kernel'] + head['bias']
-        probe = cross_entropy(logits, part.labels)
-        # The value is the autoencoder's alone; the head still has its gradient.
-        losses = losses + probe - jax.lax.stop_gradient(probe)
-        return share_of(part, losses, logits, total)
+def masked_loss(
+    program: Program,
+    trainable: Tree,
+    probes: Tree,
+    part: BatchPart,
+    key: jax.Array,
+    *,
+    frozen: Tree,
+    total: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Computes the loss of a masked autoencoder; takes and returns what `step.label_loss` does."""
+    del probes
+    params, x = merge(trainable, frozen), part.x
+    classifier = program.classifier
+    decoder, spec = classifier.tuner, classifier.spec
+    assert isinstance(decoder, MaskedDecoder)
+    with in_context(program.mesh):
+        out: Any = classifier.backbone.apply(
+            {'params': params['backbone']}, x, _AllTokens(), key=key, train=True
+        )
+    features, tokens = out
+    index = visible_patches(key, len(x), classifier.backbone.config)
+    predicted = decoder.reconstruct(params['tuner'], tokens, index, spec)
+    losses = reconstruction_loss(predicted, patches(x, spec.patch_size), index)
+    head = params['head']
+    logits = jax.lax.stop_gradient(features) @ head['kernel'] + head['bias']
+    probe = cross_entropy(logits, part.labels)
+    # The value is the autoencoder's alone; the head still has its gradient.
+    losses = losses + probe - jax.lax.stop_gradient(probe)
+    return share_of(part, losses, logits, total)
 
 
-def as_masked(program: Program, masked: Masked) -> MaskedProgram:
+def as_masked(program: Program, masked: Masked) -> Program:
     """Returns the program of a masked autoencoder with the same backbone and head."""
     decoder = MaskedDecoder(masked.width, masked.depth, masked.num_heads)
-    values = {name: getattr(program, name) for name in program.__dataclass_fields__}
-    return MaskedProgram(**values | {'classifier': replace(program.classifier, tuner=decoder)})
+    classifier = replace(program.classifier, tuner=decoder)
+    return replace(program, classifier=classifier, loss=masked_loss)
 
 
 def reconstruction_loss(predicted: jax.Array, target: jax.Array, index: jax.Array) -> jax.Array:

@@ -20,11 +20,11 @@ import numpy as np
 from jax_prompt.core.tree import Tree
 from jax_prompt.data.stored import Streamed
 from jax_prompt.evals.classify import forward
-from jax_prompt.train.compiled import make_logits, make_step, make_steps
 from jax_prompt.train.job import Data, Job
 from jax_prompt.train.mesh import replicate
 from jax_prompt.train.optim import Hyper
-from jax_prompt.train.step import Program, TrainState
+from jax_prompt.train.program import Program, TrainState, make_logits
+from jax_prompt.train.step import make_step, make_steps
 
 
 class Members:

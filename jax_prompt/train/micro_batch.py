@@ -38,30 +38,24 @@ class BatchPart(NamedTuple):
 
 def in_parts(
     gradient: Callable[[Tree, BatchPart, jax.Array], Any],
+    parts: int,
     probes: Tree,
     batch: BatchPart,
     key: jax.Array,
-    micro_batch: int,
-    devices: int = 1,
 ) -> Any:
     """Computes a batch's loss and gradients part by part.
 
     Args:
       gradient: (probes, their part, key) -> ((loss, correct), (gradients, gradients of the
         probes)), the first three of which are sums over images.
+      parts: how many (`number_of_parts`), more than one.
       probes: zero arrays [B, ...].
       batch: the whole batch.
-      key: the step's key; a part's own is folded from it, but for a batch in one part.
-      micro_batch: most images of a part; 0: all.
-      devices: devices that share the batch, and each part of it.
+      key: the step's key; a part's own is folded from it.
 
     Returns:
       What `gradient` would return for the whole batch.
     """
-    size = len(batch.labels)
-    parts = number_of_parts(size, micro_batch, devices)
-    if parts == 1:
-        return gradient(probes, batch, key)
 
     def body(sums: Any, inputs: Any) -> tuple[Any, Tree]:
         index, part, own_probes = inputs

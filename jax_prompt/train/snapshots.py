@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from jax_prompt.core.tree import Tree, flatten, unflatten
-from jax_prompt.train.step import Program, TrainState
+from jax_prompt.train.program import Program, TrainState
 from jax_prompt.weights.sealed import is_whole, read_sealed, write_sealed
 
 _LOG = logging.getLogger(__name__)

@@ -1,256 +1,215 @@
-"""One training step: what a training program is made of, and what it computes.
+"""One training step, of one training or of S side by side.
 
 A step starts from images or from cached activations (the frozen prefix is skipped). Gradients exist
-for the trainable tree only; the frozen tree is an argument like the images. `compiled.py` makes
-programs of it.
+for the trainable tree only; the frozen tree is an argument like the images.
+
+The same step serves a set that lies on the device (an epoch is a `lax.scan` over index rows) and a
+streamed one (batches come from the host). S members of a population take their steps in one
+program: the step under `vmap`, mapped over what trains and over the hyperparameters. Frozen weights
+and images are not mapped, so they are there once. A training alone is not mapped.
+
+`jit` with shardings is what the engine runs. `pmap_step` is there for programs that are built on
+`pmap`; it can't split frozen weights.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.sharding import Mesh
 
-from jax_prompt.core.spec import FEATURES, IMAGE, Cut
 from jax_prompt.core.tree import Tree, merge
-from jax_prompt.data.given import check_images
-from jax_prompt.data.stored import WithRaw
-from jax_prompt.data.transforms import Augment, augment, centre, to_model
-from jax_prompt.method import Transform
-from jax_prompt.model import Classifier
-from jax_prompt.train.mesh import in_context, shard_batch
-from jax_prompt.train.micro_batch import BatchPart, in_parts, map_parts
-from jax_prompt.train.optim import Hyper, Optim, make_optimizer, weight_gradients
+from jax_prompt.data.transforms import augment, to_model
+from jax_prompt.train.mesh import in_context, shard_batch, unite
+from jax_prompt.train.micro_batch import BatchPart, in_parts, number_of_parts
+from jax_prompt.train.optim import Hyper, weight_gradients
+from jax_prompt.train.program import Program, TrainState, split_raw, with_length
+
+# The step number is the members' own but the same for all: as one scalar it keeps what depends on
+# it alone (augmentation of a shared batch) out of the mapped part.
+_MAPPED = TrainState(None, 0, 0, 0)  # type: ignore[arg-type]
+_DEVICES = 'devices'
 
 
-class TrainState(NamedTuple):
-    """All that training changes.
+@partial(jax.jit, static_argnames='program', donate_argnames='state')
+def make_steps(program, state, frozen, data, labels, rows, weights, hyper, key, lengths=None):
+    """Takes one step for each row of indices, as one program.
 
-    Attributes:
-      step: optimizer steps done, int32 scalar.
-      trainable: the trainable tree.
-      opt_state: the optimizer's state.
-      ema: moving average of the trainable tree ({} without one).
+    Args:
+      program: the `Program`, the same for all members.
+      state: the state before; donated. Of S members leaves [S, ...], but one `step` for all.
+      frozen: the frozen tree.
+      data: stored data on the device, leaves [n, ...].
+      labels: [n] int32.
+      rows: indices into data, [steps, B] int32; [steps, S, B] where members differ in them.
+      weights: [steps, B] float32.
+      hyper: learning rate and weight decays; leaves [S] say that there are members.
+      key: the run's key; [S] where members differ in it.
+      lengths: the members' numbers of prompts, [S] int32, where they differ in them.
+
+    Returns:
+      The state after, and metrics with leaves [steps], or [steps, S].
     """
 
-    step: jax.Array
-    trainable: Tree
-    opt_state: Any
-    ema: Tree
+    def body(state, row):
+        index, weight = row
+        x = jax.tree.map(lambda leaf: leaf[index], data)
+        after = step(state, frozen, x, labels[index], weight, hyper, key, lengths)
+        return unite(after, program.mesh)
+
+    step = _mapped(program, hyper, key, rows.ndim == 3)
+    return jax.lax.scan(body, state, (rows, weights))
 
 
-@dataclass(frozen=True)
-class Program:
-    """What a training program is made of; two equal programs compile to the same code.
+@partial(jax.jit, static_argnames='program', donate_argnames='state')
+def make_step(program, state, frozen, x, labels, weights, hyper, key, lengths=None):
+    """Takes one step on a batch from the host, [B, ...], or [S, B, ...] of each member's own."""
+    step = _mapped(program, hyper, key, labels.ndim == 2)
+    after = step(state, frozen, x, labels, weights, hyper, key, lengths)
+    return unite(after, program.mesh)
 
-    Attributes:
-      classifier: the model.
-      optim: the optimizer's recipe.
-      epochs: length of the schedule.
-      steps_per_epoch: optimizer steps an epoch.
-      augment: what happens to a training image.
-      image_size: side of the image that the model takes, in pixels.
-      mean: per-channel mean that the weights want, images in [0, 1].
-      std: per-channel standard deviation, likewise.
-      start: where the stored data stands: the image, or the cut that the cache holds.
-      transform: what the method wraps the optimizer in, if anything.
-      skip_nonfinite: leave out a step whose loss or gradient is not finite, and count it.
-      mesh: devices that share each batch; None for one device.
-      micro_batch: most images whose gradient is formed at once; a larger batch is cut into equal
-        parts and their gradients are summed (`train/micro_batch.py`). 0: the whole batch.
+
+def _mapped(program, hyper, key, own_batches):
+    """Returns `take_step` of a program, mapped over the members where there are some.
+
+    Args:
+      program: the `Program`.
+      hyper: as in `make_steps`.
+      key: likewise.
+      own_batches: whether each member has a batch of its own.
     """
+    one = partial(take_step, program)
+    if not jnp.ndim(hyper.lr):
+        return one
+    own = 0 if own_batches else None
+    axes = (_MAPPED, None, own, own, None, 0, 0 if key.ndim else None, 0)
+    return jax.vmap(one, axes, (_MAPPED, 0))
 
-    classifier: Classifier
-    optim: Optim
-    epochs: int
-    steps_per_epoch: int
-    augment: Augment
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    start: Cut = IMAGE
-    transform: Transform | None = None
-    skip_nonfinite: bool = False
-    mesh: Mesh | None = None
-    micro_batch: int = 0
 
-    @property
-    def at_once(self) -> int:
-        """Most images computed at once; 0: all, as from features on nothing is large."""
-        return self.micro_batch if self.start < FEATURES else 0
+def take_step(
+    program: Program,
+    state: TrainState,
+    frozen: Tree,
+    x: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    hyper: Hyper,
+    key: jax.Array,
+    length: jax.Array | None = None,
+    axis: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes one step of one training.
 
-    @property
-    def num_devices(self) -> int:
-        """Devices that share each batch."""
-        return self.mesh.size if self.mesh else 1
+    Args:
+      program: what the step computes.
+      state: the state before.
+      frozen: the frozen tree.
+      x: stored data of the batch: uint8 images [B, S, S, 3], `WithRaw`, or cached activations.
+      labels: [B] int32.
+      weights: [B] float32, 1 for a real example and 0 for padding.
+      hyper: learning rate and weight decays.
+      key: the run's key; the step's own is folded from it and the step number.
+      length: the number of prompts that count, int32, where the tree may hold more.
+      axis: name of a mapped axis over which the batch is split (`pmap_step`); the other
+        arguments then are this device's part, and the result that of the whole batch.
 
-    def optimizer(self, hyper: Hyper) -> optax.GradientTransformation:
-        """Builds the optimizer for these hyperparameters."""
-        return make_optimizer(self.optim, hyper, self.epochs, self.steps_per_epoch, self.transform)
+    Returns:
+      The state after, and float32 scalars: {'loss', 'correct', 'count', 'grad_norm'}, those of
+      `Tuner.diagnose`, and 'critical_share' under robust training. A skipped step has count 0.
+    """
+    x, labels, weights = (shard_batch(a, program.mesh) for a in (x, labels, weights))
+    x, raw = split_raw(x)
+    keys = jax.random.split(jax.random.fold_in(key, state.step), 2)
+    total, first = jnp.sum(weights), jnp.int32(0)
+    if axis is not None:
+        total, place = jax.lax.psum(total, axis), jax.lax.axis_index(axis)
+        first = place * len(labels)
+        keys = keys.at[1].set(jax.random.fold_in(keys[1], place))
+    if program.start.at_image:
+        x = augment(keys[0], x, program.image_size, program.augment, first)
+        x = to_model(x, program.mean, program.std)
+    loss_fn = partial(program.loss or label_loss, program, total=total)
+    loss_fn = partial(loss_fn, frozen=with_length(frozen, length))
+    gradient = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+    gradient = partial(gradient, state.trainable)
+    probes, part = program.classifier.tuner.probes(len(labels)), BatchPart(x, raw, labels, weights)
+    parts = number_of_parts(len(labels), program.at_once, program.num_devices)
+    compute = partial(in_parts, gradient, parts) if parts > 1 else gradient
+    (loss, correct), (grads, seen) = compute(probes, part, keys[1])
+    if axis is not None:
+        loss, correct, grads = jax.lax.psum((loss, correct, grads), axis)
+        seen, weights = jax.lax.all_gather((seen, weights), axis, tiled=True)
+    after, metrics = _update(program, state, grads, hyper)
+    metrics |= {'loss': loss, 'correct': correct, 'count': total}
+    metrics |= program.classifier.tuner.diagnose(seen, weights)
+    after = after._replace(step=state.step + 1)
+    return _skip(state, after, metrics) if program.skip_nonfinite else (after, metrics)
 
-    def init(self, trainable: Tree) -> TrainState:
-        """Returns the state before the first step."""
-        opt_state = self.optimizer(Hyper(0.0, 0.0, 0.0)).init(trainable)
-        # A copy: the state is donated, and its average must not share buffers with the weights.
-        ema = jax.tree.map(jnp.copy, trainable) if self.optim.ema_decay else {}
-        return TrainState(jnp.zeros((), jnp.int32), trainable, opt_state, ema)
 
-    def view(self, x: jax.Array) -> jax.Array:
-        """Maps stored data to what the model takes, without augmentation."""
-        if not self.start.at_image:
-            return x
-        return to_model(centre(x, self.image_size), self.mean, self.std)
+def label_loss(
+    program: Program,
+    trainable: Tree,
+    probes: Tree,
+    part: BatchPart,
+    key: jax.Array,
+    *,
+    frozen: Tree,
+    total: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Computes the loss of a part of a batch: the cross-entropy of its labels.
 
-    def weights(self, state: TrainState) -> Tree:
-        """Returns the tree to evaluate: the average where one is kept, else the last weights."""
-        return state.ema if self.optim.ema_decay else state.trainable
+    Args:
+      program: of the step.
+      trainable: what trains.
+      probes: zero arrays whose gradients are what the tuner reports (`Tuner.probes`).
+      part: what the model takes, and labels and weights.
+      key: random key of dropout and drop path.
+      frozen: the rest.
+      total: sum of the weights of the whole batch.
 
-    def logits(self, trainable: Tree, frozen: Tree, x: jax.Array) -> jax.Array:
-        """Computes evaluation logits [B, K].
-
-        Args:
-          trainable: what trains.
-          frozen: the rest.
-          x: images [B, S, S, 3], uint8 or floats in [0, 1]; from the cut on, what is stored there.
-
-        Raises:
-          ValueError: images of another shape, dtype or range.
-        """
-        params = merge(trainable, frozen)
-        if self.start.at_image:
-            check_images(_parts(x)[0])
-
-        def forward(part: Any) -> jax.Array:
-            x, raw = _parts(part)
-            with in_context(self.mesh):
-                return self.classifier.apply(params, self.view(x), start=self.start, raw=raw)
-
-        return self.in_parts(forward, x)
-
-    def in_parts(self, function: Callable[[Any], jax.Array], x: Any) -> jax.Array:
-        """Applies a function of single images to a batch, as many at once as in training."""
-        return map_parts(function, x, self.at_once, self.num_devices)
-
-    def step(
-        self,
-        state: TrainState,
-        frozen: Tree,
-        x: jax.Array,
-        labels: jax.Array,
-        weights: jax.Array,
-        hyper: Hyper,
-        key: jax.Array,
-        length: jax.Array | None = None,
-        axis: str | None = None,
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Takes one step.
-
-        Args:
-          state: the state before.
-          frozen: the frozen tree.
-          x: stored data of the batch: uint8 images [B, S, S, 3], `WithRaw`, or cached activations.
-          labels: [B] int32.
-          weights: [B] float32, 1 for a real example and 0 for padding.
-          hyper: learning rate and weight decays.
-          key: the run's key; the step's own is folded from it and the step number.
-          length: the number of prompts that count, int32, where the tree may hold more.
-          axis: name of a mapped axis over which the batch is split (`compiled.pmap_step`); the
-            other arguments then are this device's part, and the result that of the whole batch.
-
-        Returns:
-          The state after, and float32 scalars: {'loss', 'correct', 'count', 'grad_norm'}, those of
-          `Tuner.diagnose`, and 'critical_share' under robust training. A skipped step has count 0.
-        """
-        x, labels, weights = (shard_batch(a, self.mesh) for a in (x, labels, weights))
-        x, raw = _parts(x)
-        keys = jax.random.split(jax.random.fold_in(key, state.step), 2)
-        total, first = jnp.sum(weights), jnp.int32(0)
-        if axis is not None:
-            total, place = jax.lax.psum(total, axis), jax.lax.axis_index(axis)
-            first = place * len(labels)
-            keys = keys.at[1].set(jax.random.fold_in(keys[1], place))
-        if self.start.at_image:
-            x = augment(keys[0], x, self.image_size, self.augment, first)
-            x = to_model(x, self.mean, self.std)
-        loss_fn = partial(self.loss, frozen=with_length(frozen, length), total=total)
-        gradient = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
-        gradient = partial(gradient, state.trainable)
-        probes, part = self.classifier.tuner.probes(len(labels)), BatchPart(x, raw, labels, weights)
-        (loss, correct), (grads, seen) = in_parts(
-            gradient, probes, part, keys[1], self.at_once, self.num_devices
+    Returns:
+      The part's share of the mean loss, and its weighted number of correct images.
+    """
+    with in_context(program.mesh):
+        logits = program.classifier.apply(
+            merge(trainable, frozen),
+            part.x,
+            start=program.start,
+            key=key,
+            train=True,
+            raw=part.raw,
+            probes=probes,
         )
-        if axis is not None:
-            loss, correct, grads = jax.lax.psum((loss, correct, grads), axis)
-            seen, weights = jax.lax.all_gather((seen, weights), axis, tiled=True)
-        after, metrics = self._update(state, grads, hyper)
-        metrics |= {'loss': loss, 'correct': correct, 'count': total}
-        metrics |= self.classifier.tuner.diagnose(seen, weights)
-        after = after._replace(step=state.step + 1)
-        return self._skip(state, after, metrics) if self.skip_nonfinite else (after, metrics)
+        losses = cross_entropy(logits, part.labels, program.optim.label_smoothing)
+    return share_of(part, losses, logits, total)
 
-    def loss(
-        self,
-        trainable: Tree,
-        probes: Tree,
-        part: BatchPart,
-        key: jax.Array,
-        *,
-        frozen: Tree,
-        total: jax.Array,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Computes what a training step minimises, for a part of its batch.
 
-        Args:
-          trainable: what trains.
-          probes: zero arrays whose gradients are what the tuner reports (`Tuner.probes`).
-          part: what the model takes, and labels and weights.
-          key: random key of dropout and drop path.
-          frozen: the rest.
-          total: sum of the weights of the whole batch.
+def _update(
+    program: Program, state: TrainState, grads: Tree, hyper: Hyper
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Returns the state after a step with these gradients, but for its number, and metrics."""
+    updates, opt_state = program.optimizer(hyper).update(grads, state.opt_state, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    ema = state.ema
+    if program.optim.ema_decay:
+        ema = optax.incremental_update(trainable, ema, 1.0 - program.optim.ema_decay)
+    metrics = {'grad_norm': optax.tree.norm(weight_gradients(grads))}
+    share = optax.tree.get(opt_state, 'critical_share')
+    if share is not None:
+        metrics['critical_share'] = share
+    return TrainState(state.step, trainable, opt_state, ema), metrics
 
-        Returns:
-          The part's share of the mean loss, and its weighted number of correct images.
-        """
-        with in_context(self.mesh):
-            logits = self.classifier.apply(
-                merge(trainable, frozen),
-                part.x,
-                start=self.start,
-                key=key,
-                train=True,
-                raw=part.raw,
-                probes=probes,
-            )
-            losses = cross_entropy(logits, part.labels, self.optim.label_smoothing)
-        return share_of(part, losses, logits, total)
 
-    def _update(
-        self, state: TrainState, grads: Tree, hyper: Hyper
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Returns the state after a step with these gradients, but for its number, and metrics."""
-        updates, opt_state = self.optimizer(hyper).update(grads, state.opt_state, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
-        ema = state.ema
-        if self.optim.ema_decay:
-            ema = optax.incremental_update(trainable, ema, 1.0 - self.optim.ema_decay)
-        metrics = {'grad_norm': optax.tree.norm(weight_gradients(grads))}
-        share = optax.tree.get(opt_state, 'critical_share')
-        if share is not None:
-            metrics['critical_share'] = share
-        return TrainState(state.step, trainable, opt_state, ema), metrics
-
-    def _skip(
-        self, before: TrainState, after: TrainState, metrics: dict[str, jax.Array]
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Takes back a step that is not finite; its metrics count nothing."""
-        fine = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['grad_norm'])
-        kept = jax.tree.map(lambda new, old: jnp.where(fine, new, old), after, before)
-        metrics = {name: jnp.where(fine, value, 0.0) for name, value in metrics.items()}
-        return kept._replace(step=after.step), metrics
+def _skip(
+    before: TrainState, after: TrainState, metrics: dict[str, jax.Array]
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes back a step that is not finite; its metrics count nothing."""
+    fine = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['grad_norm'])
+    kept = jax.tree.map(lambda new, old: jnp.where(fine, new, old), after, before)
+    metrics = {name: jnp.where(fine, value, 0.0) for name, value in metrics.items()}
+    return kept._replace(step=after.step), metrics
 
 
 def share_of(
@@ -269,17 +228,69 @@ def share_of(
     return loss, jnp.sum(hits * part.weights)
 
 
-def with_length(frozen: Tree, length: jax.Array | None) -> Tree:
-    """Returns the frozen tree with a member's number of prompts where its tuner looks for it."""
-    return frozen if length is None else merge(frozen, {'tuner': {'shared': {'length': length}}})
-
-
-def _parts(x: Any) -> tuple[Any, Any]:
-    return (x.images, x.raw) if isinstance(x, WithRaw) else (x, None)
-
-
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
     """Returns the cross-entropy of each row, [B] float32, from logits [B, K] and labels [B]."""
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     own = jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
     return -(1.0 - smoothing) * own - smoothing * jnp.mean(log_probs, axis=-1)
+
+
+def pmap_step(
+    program: Program,
+    state: TrainState,
+    frozen: Tree,
+    x: Any,
+    labels: jax.Array,
+    weights: jax.Array,
+    hyper: Hyper,
+    key: jax.Array,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes one step under `pmap`, the batch split over all local devices.
+
+    It comes to the state of `make_step`: each device computes the loss of its rows divided by the
+    whole batch's weight, and losses and gradients are summed over the devices (`take_step`, its
+    argument `axis`). Augmentation is drawn by an image's place in the whole batch, so it is the
+    same too. Dropout and stochastic depth draw device by device, from other keys.
+
+    Args:
+      program: a program without a mesh.
+      state: the state before.
+      frozen: the frozen tree.
+      x: as in `take_step`, like all that follows.
+      labels: [B] int32.
+      weights: [B] float32.
+      hyper: learning rate and weight decays.
+      key: the run's key.
+
+    Returns:
+      The state after, and the metrics of the whole batch.
+
+    Raises:
+      ValueError: a program with a mesh, a batch that the devices don't divide, or whose images
+        depend on each other.
+    """
+    devices, size = jax.local_device_count(), len(labels)
+    if program.mesh is not None:
+        raise ValueError('pmap takes a program without a mesh; set mesh=None, or take make_step')
+    if program.classifier.mixes_examples:
+        raise ValueError(
+            'images of a batch depend on each other here (batch norms of the batch, or prompts in '
+            'windows of other images), and pmap computes each part of it alone; take make_step, '
+            'which shares the whole batch over a mesh'
+        )
+    if size % devices:
+        raise ValueError(f'a batch of {size} is no multiple of the {devices} devices; change it')
+
+    def split(leaf: Any) -> Any:
+        return jnp.reshape(leaf, (devices, size // devices, *np.shape(leaf)[1:]))
+
+    batch = jax.tree.map(split, (x, labels, weights))
+    return _pmapped(program)(state, frozen, *batch, hyper, key)
+
+
+@cache
+def _pmapped(program: Program) -> Any:
+    def step(state, frozen, x, labels, weights, hyper, key):
+        return take_step(program, state, frozen, x, labels, weights, hyper, key, axis=_DEVICES)
+
+    return jax.pmap(step, _DEVICES, in_axes=(None, None, 0, 0, 0, None, None), out_axes=None)

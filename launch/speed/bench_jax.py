@@ -19,10 +19,10 @@ from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
 from jax_prompt.train.cache import frozen_prefix
-from jax_prompt.train.compiled import make_step
 from jax_prompt.train.memory import plan_step
 from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.step import Program, cross_entropy
+from jax_prompt.train.program import Program
+from jax_prompt.train.step import cross_entropy, make_step
 
 
 class JaxSide:

@@ -31,10 +31,10 @@ from jax_prompt.door import enter
 from jax_prompt.methods import METHODS, get_method
 from jax_prompt.model import build_classifier
 from jax_prompt.train.cache import cached_cut, frozen_prefix
-from jax_prompt.train.compiled import make_step
 from jax_prompt.train.memory import plan_step
 from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
+from jax_prompt.train.step import make_step
 
 CLASSES = 10
 

@@ -29,7 +29,7 @@ from jax_prompt.runs.need import Need
 from jax_prompt.runs.plan import Shapes, Size
 from jax_prompt.runs.program import build_program
 from jax_prompt.runs.topology import tpu_slice
-from jax_prompt.train.compiled import make_step
+from jax_prompt.train.step import make_step
 
 SIZE = Size(100, 1000)
 IMAGES = 32

@@ -31,7 +31,7 @@ from jax_prompt.core.tree import num_bytes
 from jax_prompt.door import enter
 from jax_prompt.packs.load import load_pack
 from jax_prompt.serve import Backbone
-from jax_prompt.train.compiled import make_logits
+from jax_prompt.train.program import make_logits
 
 Way = Callable[[int], Any]  # takes the number of the call
 

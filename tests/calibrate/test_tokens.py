@@ -12,7 +12,7 @@ from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
 from jax_prompt.train.optim import Optim
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
 
 CONFIG = ViTConfig(16, 3, 2, 32, 4, 8)
 

@@ -12,7 +12,7 @@ from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
 from jax_prompt.train.optim import Optim
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
 
 GOOD = np.arange(2 * 8 * 8 * 3, dtype=np.int64).reshape(2, 8, 8, 3) % 256
 

@@ -24,11 +24,11 @@ from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.program import build_program, init_params
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
-from jax_prompt.train.compiled import make_logits, make_step, pmap_step
 from jax_prompt.train.members import epoch_order
 from jax_prompt.train.mesh import data_mesh, replicate
 from jax_prompt.train.optim import Hyper, Optim, learning_rate
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program, make_logits
+from jax_prompt.train.step import make_step, pmap_step, take_step
 from jax_prompt.weights.identity import Identity
 from jax_prompt.weights.load import load_weights, save_converted
 
@@ -224,7 +224,9 @@ def test_members_of_a_population_each_have_their_own_statistics(alone):
     states = jax.tree.map(lambda x: jnp.stack([x, x]), program.init(trainable))
     step = jax.jit(
         jax.vmap(
-            lambda state, hyper: program.step(state, frozen, PIXELS, LABELS, ones, hyper, key)[0]
+            lambda state, hyper: take_step(
+                program, state, frozen, PIXELS, LABELS, ones, hyper, key
+            )[0]
         )
     )
     for _ in range(3):

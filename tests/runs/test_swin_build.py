@@ -12,8 +12,8 @@ from jax_prompt.core.tree import flatten, unstack_layers
 from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.config import Engine, Model, RunConfig
 from jax_prompt.runs.program import build_program, init_params
-from jax_prompt.train.compiled import make_step
 from jax_prompt.train.optim import Hyper
+from jax_prompt.train.step import make_step
 from jax_prompt.weights.identity import Identity
 from jax_prompt.weights.load import save_converted
 

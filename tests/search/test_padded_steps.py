@@ -10,9 +10,9 @@ from jax_prompt.core.tree import split
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
-from jax_prompt.train.compiled import make_step
 from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
+from jax_prompt.train.step import make_step
 
 DECAY = 0.9
 

@@ -29,7 +29,7 @@ from jax_prompt.train.members import cut, padded
 from jax_prompt.train.mesh import data_mesh, replicate
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.options import Engine
-from jax_prompt.train.step import Program, with_length
+from jax_prompt.train.program import Program, with_length
 
 CONFIG = ViTConfig(16, 2, 2, 32, 4, 8)
 LENGTHS = (1, 3, 1, 3)

@@ -16,7 +16,6 @@ from jax_prompt.model import build_classifier
 from jax_prompt.search.population import fit_population
 from jax_prompt.train import members
 from jax_prompt.train.cache import frozen_prefix
-from jax_prompt.train.compiled import make_logits, make_steps
 from jax_prompt.train.job import Data, Job
 from jax_prompt.train.ledger import Ledger
 from jax_prompt.train.log import read_metrics
@@ -24,7 +23,8 @@ from jax_prompt.train.loop import fit
 from jax_prompt.train.mesh import data_mesh, replicate
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.options import Engine
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program, make_logits
+from jax_prompt.train.step import make_steps
 from jax_prompt.tuners.robust import RobustTraining
 
 CONFIG = ViTConfig(16, 2, 2, 32, 4, 8)

@@ -19,7 +19,7 @@ from jax_prompt.train.loop import fit
 from jax_prompt.train.members import epoch_order
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.options import Engine
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
 
 CONFIG = ViTConfig(16, 2, 2, 32, 4, 8)
 

@@ -16,11 +16,11 @@ from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
 from jax_prompt.nn.layers import patches
 from jax_prompt.runs.config import RunConfig
-from jax_prompt.train.compiled import make_step
-from jax_prompt.train.masked import Masked, MaskedProgram, as_masked, reconstruction_loss
+from jax_prompt.train.masked import Masked, as_masked, masked_loss, reconstruction_loss
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.options import Model
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program
+from jax_prompt.train.step import make_step
 from jax_prompt.tuners.decoder import MaskedDecoder, grid_positions
 
 CONFIG = ViTConfig(16, 2, 2, 32, 4, 16, pool='mean', norm_after_pool=True, patch_drop_rate=0.75)
@@ -150,7 +150,7 @@ def test_reconstruction_improves_and_logits_are_those_of_the_backbone(program, p
     want = plain.apply({'backbone': trained['backbone'], 'head': trained['head']}, view)
     np.testing.assert_allclose(program.logits(trained, {}, jnp.asarray(IMAGES)), want, atol=1e-5)
     assert patches(view, 4).shape == (BATCH, 16, PIXELS)
-    assert isinstance(program, MaskedProgram)
+    assert program.loss is masked_loss
 
 
 def test_a_decoder_in_a_run_needs_masked_patches_and_a_method_that_trains_everything():

@@ -19,7 +19,6 @@ from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
 from jax_prompt.runs.restore import restore
 from jax_prompt.runs.run import run
-from jax_prompt.train.compiled import make_logits, make_step, make_steps, pmap_step
 from jax_prompt.train.mesh import (
     SharedStream,
     data_mesh,
@@ -29,7 +28,8 @@ from jax_prompt.train.mesh import (
     split_frozen,
 )
 from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program, make_logits
+from jax_prompt.train.step import make_step, make_steps, pmap_step
 
 CONFIG = ViTConfig(64, 3, 2, 128, 4, 16, remat='save')
 BATCH = 16

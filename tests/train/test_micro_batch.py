@@ -15,10 +15,10 @@ from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
 from jax_prompt.train import memory
-from jax_prompt.train.compiled import make_logits, make_step
 from jax_prompt.train.memory import activations_mb, plan_step
 from jax_prompt.train.optim import Hyper, Optim
-from jax_prompt.train.step import Program
+from jax_prompt.train.program import Program, make_logits
+from jax_prompt.train.step import make_step
 
 CONFIG = ViTConfig(16, 2, 2, 32, 4, 8)
 HYPER = Hyper(*map(jnp.float32, (1e-2, 1e-3, 1e-3)))

@@ -19,9 +19,9 @@ from jax_prompt.runs.restore import Restored
 from jax_prompt.search.population import fit_population
 from jax_prompt.search.search import Candidate, Search
 from jax_prompt.search.sizing import Population
-from jax_prompt.train.compiled import make_logits
 from jax_prompt.train.job import Data, Fit, NonFiniteLoss
 from jax_prompt.train.loop import fit
+from jax_prompt.train.program import make_logits
 
 # A step with the second gives weights near 1e38, with the third infinite ones.
 GOOD, BAD, WORSE = 1e-2, 3e38, np.inf
