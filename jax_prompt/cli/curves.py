@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jax_prompt.cli.parser import make_parser
-from jax_prompt.core.json_file import load_object
 from jax_prompt.door import user_path
+from jax_prompt.report.collect import read_result
 from jax_prompt.report.curves import Run, plot, table
-from jax_prompt.runs.workdir import RESULT_AGAIN
 from jax_prompt.train.log import read_metrics
 
 
@@ -28,14 +27,10 @@ def load_run(workdir: Path) -> Run:
     Raises:
       FileNotFoundError: the run is not finished.
     """
-    path = workdir / 'result.json'
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path} is missing: the run is not finished; start jax-prompt train again on {workdir}'
-        )
+    result = read_result(workdir)
     rows = read_metrics(workdir / 'metrics.jsonl')
     epochs = [r for r in rows if r.get('kind') == 'epoch' and r.get('stage') == 'train']
-    return load_object(path, RESULT_AGAIN), epochs
+    return result, epochs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

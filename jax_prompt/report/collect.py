@@ -1,7 +1,7 @@
 """Makes rows of the table of results from finished run directories."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,19 +60,29 @@ def from_workdir(workdir: str | Path, task: str = '', benchmark: str = '') -> Ro
       FileNotFoundError: the run is not finished.
       ValueError: it has no test split.
     """
-    path = Path(workdir) / 'result.json'
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path} is missing: the run is not finished; start jax-prompt train again on {workdir}'
-        )
-    way_out = 'remove it and start jax-prompt train again: it is made anew from the last checkpoint'
-    result = load_object(path, way_out, _NEEDED)
+    path, result = Path(workdir) / 'result.json', read_result(workdir, _NEEDED)
     config = load_object(Path(workdir) / 'config.json', 'put it back from a copy', _CONFIGURED)
     ended = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     try:
         return from_result(result, config, task, benchmark, ended.isoformat(timespec='seconds'))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f'{path} and the config.json beside it make no row: {error}') from error
+
+
+def read_result(workdir: str | Path, needed: Collection[str] = ()) -> dict[str, Any]:
+    """Reads the result.json of a run directory.
+
+    Raises:
+      FileNotFoundError: the run is not finished.
+      ValueError: the file is damaged, or lacks a key that is needed.
+    """
+    path = Path(workdir) / 'result.json'
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path} is missing: the run is not finished; start jax-prompt train again on {workdir}'
+        )
+    way_out = 'remove it and start jax-prompt train again: it is made anew from the last checkpoint'
+    return load_object(path, way_out, needed)
 
 
 def from_result(

@@ -5,7 +5,7 @@ and v3, which is the paper of AAAI 2024); their tables hold the same figures, wh
 """
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -146,68 +146,3 @@ def load() -> tuple[Figure, ...]:
     """Reads all figures."""
     text = (resources.files('jax_prompt.report') / 'papers.csv').read_text(encoding='utf-8')
     return tuple(Figure(**row) for row in csv.DictReader(text.splitlines()))
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A printed mean beside what its own figures give.
-
-    Attributes:
-      printed: the printed mean.
-      recomputed: the mean of the printed figures of its tasks.
-      rounding: how far the two may lie apart by the rounding of all printed figures.
-    """
-
-    printed: Figure
-    recomputed: float
-    rounding: float
-
-    @property
-    def agrees(self) -> bool:
-        """Whether rounding explains the difference."""
-        return abs(self.printed.value - self.recomputed) <= self.rounding + 1e-9
-
-
-def means(figures: Iterable[Figure]) -> Iterator[Mean]:
-    """Recomputes every printed mean whose tasks are all printed somewhere in the same paper."""
-    found: dict[tuple[str, ...], dict[str, Figure]] = {}
-    figures = [f for f in figures if f.metric == 'accuracy']
-    for figure in figures:
-        found.setdefault(figure.line, {}).setdefault(figure.task, figure)
-    for figure in figures:
-        tasks = BENCHMARKS[figure.benchmark].get(figure.task, ())
-        own = [found[figure.line].get(task) for task in tasks]
-        known = [f for f in own if f is not None]
-        if not tasks or len(known) < len(own):
-            continue
-        mean = sum(f.value for f in known) / len(known)
-        slack = sum(f.rounding for f in known) / len(known)
-        yield Mean(figure, mean, slack + figure.rounding)
-
-
-def conflicts(figures: Iterable[Figure]) -> list[tuple[Figure, Figure]]:
-    """Returns pairs of figures of the same line and task that no rounding reconciles."""
-    seen: dict[tuple[str, ...], Figure] = {}
-    out = []
-    for figure in figures:
-        if figure.metric == 'time':  # one a share of the data
-            continue
-        first = seen.setdefault((*figure.line, figure.task, figure.metric), figure)
-        if abs(first.value - figure.value) > first.rounding + figure.rounding + 1e-9:
-            out.append((first, figure))
-    return out
-
-
-def wins(figures: Iterable[Figure]) -> Iterator[tuple[Figure, int]]:
-    """Yields each printed count of wins against Full, and the count that its table gives."""
-    figures = list(figures)
-    value = {(f.paper, f.table, f.method, f.task): f.value for f in figures if f.metric != 'wins'}
-    for figure in figures:
-        if figure.metric == 'wins':
-            paper, table = figure.paper, figure.table
-            tasks = BENCHMARKS[figure.benchmark][figure.task]
-            pairs = [
-                (value[paper, table, figure.method, task], value[paper, table, 'Full', task])
-                for task in tasks
-            ]
-            yield figure, sum(mine > full for mine, full in pairs)

@@ -69,7 +69,11 @@ def make_scatters(lines: Sequence[Line], groups: Groups) -> list[Scatter]:
     names = _names(lines)
     y_name, accuracy = _accuracy(lines, groups)
     costs: list[tuple[str, str, Callable[[Line], TableCell]]] = [
-        ('accuracy_by_trainable', 'trained parameters with head, millions', _trainable),
+        (
+            'accuracy_by_trainable',
+            'trained parameters with head, millions',
+            lambda line: line.trainable_head,
+        ),
         ('accuracy_by_seconds', 'seconds a run, mean over tasks', lambda line: line.seconds),
     ]
     made = []
@@ -97,10 +101,6 @@ def _names(lines: Sequence[Line]) -> list[str]:
         ]
         names.append(', '.join([line.label, *differ]))
     return names
-
-
-def _trainable(line: Line) -> TableCell:
-    return line.trainable_head
 
 
 def _accuracy(lines: Sequence[Line], groups: Groups) -> tuple[str, Callable[[Line], TableCell]]:
