@@ -64,6 +64,8 @@ def linear_job(
         name=name,
         directory=folder / name,
         program=program,
+        trainable=linear_head()[1],
+        frozen={},
         hyper=Hyper(lr, 0.0, 0.0),
         seed=0,
         train=data,

@@ -61,7 +61,7 @@ def search_candidates(prepared: Prepared) -> tuple[Chosen, Trained]:
         after = images_after(config, len(candidates) + 1, len(train.labels), len(val.labels))
         shown = num_prompts if has_prompts else None
         job, starts[name] = replace(job, after=after), start
-        candidates[name] = Candidate(job, start.trainable, start.frozen, shown)
+        candidates[name] = Candidate(job, shown)
     chosen = Search(candidates, prepared.workdir / 'search', config.population, prepared.say).run()
     name = chosen.name
     for value, edge in edges(chosen.row, config.grids).items():

@@ -119,6 +119,8 @@ class Prepared:
             name=name,
             directory=self.workdir / directory,
             program=replace(start.program, steps_per_epoch=steps, epochs=epochs),
+            trainable=start.trainable,
+            frozen=start.frozen,
             hyper=hyper,
             seed=config.seed,
             train=train,

@@ -68,12 +68,10 @@ def run(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> dict[
         trained = search_candidates(prepared)[1] if config.search else None
         if trained is None or config.refit:
             job, start = final_job(prepared, trained)
-            done = fit(job, start.trainable, start.frozen)
-            trained = after(trained, job, start, done)
+            trained = after(trained, job, start, fit(job))
         if config.prune.active:
             job, start = pruned_job(prepared, trained)
-            done = fit(job, start.trainable, start.frozen)
-            trained = after(trained, job, start, done)
+            trained = after(trained, job, start, fit(job))
         tested = _test(prepared, trained)
         seconds = time.perf_counter() - began + trained.earlier
         result = {**tested, **_describe(prepared, trained, seconds)}

@@ -7,7 +7,6 @@ them; here jobs that may differ in their number of prompts get the program that 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from jax_prompt.core.tree import Tree
 from jax_prompt.search.padding import lengthened, obstacle
 from jax_prompt.train.job import Job, Outcome
 from jax_prompt.train.loop import fit_members
@@ -16,23 +15,19 @@ from jax_prompt.train.members import Members, check_alike
 
 def fit_population(
     jobs: Sequence[Job],
-    trainables: Sequence[Tree],
-    frozen: Tree,
     skip: Sequence[int] = (),
     on_failure: Callable[[int, Outcome], None] | None = None,
 ) -> list[Outcome | None]:
     """Trains jobs side by side; see `members_of` and `fit_members` for arguments and result."""
-    return fit_members(members_of(jobs, trainables, frozen), skip, on_failure)
+    return fit_members(members_of(jobs), skip, on_failure)
 
 
-def members_of(jobs: Sequence[Job], trainables: Sequence[Tree], frozen: Tree) -> Members:
+def members_of(jobs: Sequence[Job]) -> Members:
     """Returns jobs as the members of one training.
 
     Args:
-      jobs: they may differ in name, directory, hyper and seed, and in the number of prompts where
-        these can be masked.
-      trainables: the initial trainable tree of each.
-      frozen: the frozen tree, on the device.
+      jobs: they may differ in name, directory, initial tree, hyper and seed, and in the number of
+        prompts where these can be masked.
 
     Raises:
       ValueError: jobs that differ in more.
@@ -45,4 +40,4 @@ def members_of(jobs: Sequence[Job], trainables: Sequence[Tree], frozen: Tree) ->
             f'{lengths} prompts, and {reason}; train each number in a population of its own'
         )
     check_alike([replace(job, program=lengthened(job.program, longest)) for job in jobs])
-    return Members(jobs, trainables, frozen, longest)
+    return Members(jobs, longest)

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jax_prompt.core.tree import Tree
 from jax_prompt.search.padding import obstacle
 from jax_prompt.search.population import fit_population
 from jax_prompt.search.sizing import Population, choose_size
@@ -34,14 +33,10 @@ class Candidate:
 
     Attributes:
       job: its training.
-      trainable: its initial trainable tree.
-      frozen: its frozen tree, on the device.
       num_prompts: P; None for methods without prompts.
     """
 
     job: Job
-    trainable: Tree
-    frozen: Tree
     num_prompts: int | None = None
 
 
@@ -117,8 +112,7 @@ class Search:
         names = self._pools(list(self.candidates))[-1]
         pool = [self.candidates[name] for name in names]
         pool.sort(key=lambda one: -(one.num_prompts or 0))
-        jobs, trainables = [one.job for one in pool], [one.trainable for one in pool]
-        size = choose_size(jobs, trainables, pool[0].frozen, self.options)
+        size = choose_size([one.job for one in pool], self.options)
         lengths = self._lengths(size.members)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(size) | ({'lengths': lengths} if lengths else {}))
@@ -192,17 +186,14 @@ class Search:
         skip = [i for i, name in enumerate(group) if name in self.rows]
         if len(skip) == len(group):
             return
-        ones = [self.candidates[name] for name in group]
-        jobs = [replace(one.job, until=until) for one in ones]
-        trainables = [one.trainable for one in ones]
+        jobs = [replace(self.candidates[name].job, until=until) for name in group]
 
         def failed(index: int, outcome: Outcome) -> None:
             name = group[index]
             self.say(outcome.status)
             self._write(name, self._row(name, outcome.status, None, outcome.seconds))
 
-        outcomes = fit_population(jobs, trainables, ones[0].frozen, skip, failed)
-        for name, outcome in zip(group, outcomes, strict=True):
+        for name, outcome in zip(group, fit_population(jobs, skip, failed), strict=True):
             if outcome is not None and outcome.fit is not None:
                 self.fits[name] = outcome.fit
                 self.earlier.setdefault(name, outcome.fit.earlier_seconds)
@@ -237,8 +228,7 @@ class Search:
         self.say(f'search: {name} chosen on the validation split')
         earlier = sum(self.earlier.values())
         # A candidate of an earlier process is read back from its last checkpoint.
-        one = self.candidates[name]
-        done = self.fits.get(name) or fit(one.job, one.trainable, one.frozen)
+        done = self.fits.get(name) or fit(self.candidates[name].job)
         return Chosen(name, done, rows, earlier)
 
 
@@ -246,6 +236,6 @@ def _apart(candidates: Sequence[Candidate]) -> str:
     """Returns why each number of prompts needs populations of its own; '' where none does."""
     if len({one.num_prompts for one in candidates}) < 2:
         return ''
-    if any(one.frozen is not candidates[0].frozen for one in candidates):
+    if any(one.job.frozen is not candidates[0].job.frozen for one in candidates):
         return 'each number has frozen prompts of its own'
     return obstacle([one.job.program for one in candidates])

@@ -19,7 +19,6 @@ import jax
 
 from jax_prompt.core.devices import num_cores
 from jax_prompt.core.ranges import at_least, check_values
-from jax_prompt.core.tree import Tree
 from jax_prompt.search.population import members_of
 from jax_prompt.train.job import Job
 from jax_prompt.train.members import Members
@@ -84,15 +83,11 @@ class Size:
     memory_mb: float = 0.0
 
 
-def choose_size(
-    jobs: Sequence[Job], trainables: Sequence[Tree], frozen: Tree, options: Population
-) -> Size:
+def choose_size(jobs: Sequence[Job], options: Population) -> Size:
     """Chooses how many of these jobs train side by side.
 
     Args:
       jobs: the candidates, those with most prompts first where they differ.
-      trainables: the initial trainable tree of each.
-      frozen: frozen tree, on the device.
       options: the largest size and the budget.
     """
     size = min(options.size or len(jobs), len(jobs))
@@ -100,7 +95,7 @@ def choose_size(
         return Size(1, _ASKED if options.size else 'there is one candidate')
     # Several processes would each measure another time, but all must make the same choice.
     by_speed = not options.size and jax.default_backend() == 'cpu'
-    flops = _flops(jobs[0], trainables[0], frozen) / num_cores() if by_speed else 0.0
+    flops = _flops(jobs[0]) / num_cores() if by_speed else 0.0
     if flops > _LARGE or (flops > _SMALL and jax.process_count() > 1):
         return Size(1, f'one candidate keeps the cores busy ({flops:.1e} FLOPs a step and core)')
     steps = sum(job.last_epoch * job.program.steps_per_epoch for job in jobs)
@@ -110,7 +105,7 @@ def choose_size(
     while size > 1:
         # Groups of one size: each size is a program of its own.
         size = math.ceil(len(jobs) / math.ceil(len(jobs) / size))
-        members = members_of(jobs[:size], trainables[:size], frozen)
+        members = members_of(jobs[:size])
         need = _held_mb(members.compiled())
         if need <= budget:
             break
@@ -120,8 +115,7 @@ def choose_size(
     if flops > _SMALL:
         # Where prompts differ, one alone takes what lies between the longest and the shortest.
         ends = (0, size - 1) if members.mixed else (0,)
-        solo = [Members([jobs[i]], [trainables[i]], frozen) for i in ends]
-        alone = statistics.mean(map(_seconds, solo))
+        alone = statistics.mean(_seconds(Members([jobs[i]])) for i in ends)
         beside = _seconds(members) / size
         if beside > 0.95 * alone:
             ratio = beside / alone
@@ -130,9 +124,9 @@ def choose_size(
     return Size(size, reason, need)
 
 
-def _flops(job: Job, trainable: Tree, frozen: Tree) -> float:
+def _flops(job: Job) -> float:
     """Returns the FLOPs of a solo step, as XLA counts them uncompiled (scanned blocks as one)."""
-    members = Members([job], [trainable], frozen)
+    members = Members([job])
     lowered = members.first_step()(make_step.lower, members.initial()[0])
     parts = number_of_parts(job.batch_size, job.program.at_once)
     return parts * float((lowered.cost_analysis() or {}).get('flops', 0.0))

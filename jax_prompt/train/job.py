@@ -37,6 +37,8 @@ class Job:
       name: 'train' or 'search/lr_0.01', as it stands in metrics.jsonl.
       directory: where its checkpoints lie.
       program: what a step computes.
+      trainable: the initial trainable tree.
+      frozen: the frozen tree, on the device.
       hyper: learning rate and weight decays.
       seed: of order, augmentation and dropout.
       train: training examples.
@@ -54,6 +56,8 @@ class Job:
     name: str
     directory: Path
     program: Program
+    trainable: Tree
+    frozen: Tree
     hyper: Hyper
     seed: int
     train: Data

@@ -31,13 +31,12 @@ class Ledger:
 
     Args:
       job: the training.
-      trainable: its initial trainable tree.
     """
 
-    def __init__(self, job: Job, trainable: Tree):
+    def __init__(self, job: Job):
         self.job, self.engine, self.program = job, job.engine, job.program
         # A copy: the state is donated step by step, and `best` must not share its buffers.
-        self.best = jax.tree.map(jnp.copy, trainable) if job.val else {}
+        self.best = jax.tree.map(jnp.copy, job.trainable) if job.val else {}
         self.info: dict[str, Any] = {
             'val_accuracy': None,
             'best_val_accuracy': None,

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from jax_prompt.core.tree import Tree
 from jax_prompt.evals.classify import Evaluation
 from jax_prompt.train.checkpoint import DamagedCheckpoint, Saved
 from jax_prompt.train.job import Fit, Job, NonFiniteLoss, Outcome, Unconverged
@@ -30,19 +29,14 @@ from jax_prompt.train.snapshots import take_snapshot
 from jax_prompt.train.stopping import after_the_call, stop_if_asked
 
 
-def fit(job: Job, trainable: Tree, frozen: Tree) -> Fit:
+def fit(job: Job) -> Fit:
     """Trains a job from its last checkpoint, or from the start.
-
-    Args:
-      job: what to train.
-      trainable: initial trainable tree.
-      frozen: frozen tree, on the device.
 
     Raises:
       NonFiniteLoss: names the step; what was saved before stays.
       Unconverged: too few inner solves converged, and the job is to stop there.
     """
-    (outcome,) = fit_members(Members([job], [trainable], frozen))
+    (outcome,) = fit_members(Members([job]))
     assert outcome is not None
     if outcome.fit is None:
         assert outcome.error is not None
@@ -97,8 +91,7 @@ class _Training:
         self.members, self.on_failure = members, on_failure
         # What all members have in common, the first one's.
         self.job, self.engine, self.program = members.job, members.job.engine, members.program
-        pairs = enumerate(zip(members.jobs, members.trainables, strict=True))
-        self.ledgers = {i: Ledger(*pair) for i, pair in pairs if i not in skip}
+        self.ledgers = {i: Ledger(job) for i, job in enumerate(members.jobs) if i not in skip}
         self.failed: dict[int, Outcome] = {}
         self.saved = time.perf_counter()
 

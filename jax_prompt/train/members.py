@@ -8,6 +8,7 @@ checkpoint or the best weights, has the member's own shapes (`search/padding.py`
 exact).
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -32,28 +33,19 @@ class Members:
 
     Args:
       jobs: the members.
-      trainables: the initial trainable tree of each.
-      frozen: the frozen tree, on the device.
       program: the program of all, where their own differ in the number of prompts; None: their own.
 
     Raises:
-      ValueError: jobs that differ in more than name, directory, hyper and seed.
+      ValueError: jobs that differ in more than name, directory, initial tree, hyper and seed.
     """
 
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        trainables: Sequence[Tree],
-        frozen: Tree,
-        program: Program | None = None,
-    ):
+    def __init__(self, jobs: Sequence[Job], program: Program | None = None):
         check_alike(jobs, but=('program',) if program else ())
-        self.jobs, self.job, self.trainables, self.frozen = jobs, jobs[0], trainables, frozen
+        self.jobs, self.job, self.frozen = jobs, jobs[0], jobs[0].frozen
         self.program = program or self.job.program
         self.alone = len(jobs) == 1
-        pairs = zip(jobs, trainables, strict=True)
         # The shapes of each member's state, of its own length; `put` fills up to the longest.
-        self.like = [jax.eval_shape(job.program.init, tree) for job, tree in pairs]
+        self.like = [jax.eval_shape(job.program.init, job.trainable) for job in jobs]
         lengths = [job.program.classifier.facts.prompt_length for job in jobs]
         self.mixed = len(set(lengths)) > 1
         self._longest = self.like[lengths.index(max(lengths))]
@@ -78,9 +70,8 @@ class Members:
 
     def initial(self) -> list[TrainState]:
         """Returns the members' states before the first step."""
-        pairs = zip(self.jobs, self.trainables, strict=True)
         # Copies: states are donated, trainable trees are the caller's.
-        return [job.program.init(jax.tree.map(jnp.copy, tree)) for job, tree in pairs]
+        return [job.program.init(jax.tree.map(jnp.copy, job.trainable)) for job in self.jobs]
 
     def put(self, states: Sequence[TrainState]) -> TrainState:
         """Returns states of all members as the program takes them, [S, ...]; the step is one."""
@@ -171,10 +162,13 @@ class Members:
 
 def check_alike(jobs: Sequence[Job], but: Sequence[str] = ()) -> None:
     """Raises ValueError where jobs can't be members of one training; `but`: what may differ."""
-    own = ('name', 'directory', 'hyper', 'seed', 'after')
+    own = ('name', 'directory', 'trainable', 'hyper', 'seed', 'after')
 
     def same(a: Any, b: Any) -> bool:
-        return a is b or (not isinstance(a, Data) and a == b)
+        if not isinstance(a, Data | dict):
+            return a == b
+        pairs = itertools.zip_longest(jax.tree.leaves(a), jax.tree.leaves(b))
+        return all(one is other for one, other in pairs)
 
     names = [name for name in Job.__dataclass_fields__ if name not in (*own, *but)]
     first = jobs[0]

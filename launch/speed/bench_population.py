@@ -60,8 +60,7 @@ class Problem:
         with tempfile.TemporaryDirectory() as name:
             prepared = prepare(config, Path(name), test=False, quiet=True)
         start, splits = prepared.start, prepared.splits
-        self.frozen = start.frozen
-        self.trainable: Tree = replicate(start.trainable, start.program.mesh)
+        start = replace(start, trainable=replicate(start.trainable, start.program.mesh))
         self.hypers = [
             Hyper(float(lr), config.weight_decay, config.head_weight_decay)
             for lr in np.geomspace(1e-3, 3e-2, args.members)
@@ -94,10 +93,9 @@ class Problem:
                 if way == 'alone':
                     jax.clear_caches()
                 if size == 1:
-                    ends.append(fit(group[0], self.trainable, self.frozen).trainable)
+                    ends.append(fit(group[0]).trainable)
                     continue
-                trees = [self.trainable] * len(group)
-                for outcome in fit_population(group, trees, self.frozen):
+                for outcome in fit_population(group):
                     assert outcome is not None and outcome.fit is not None
                     ends.append(outcome.fit.trainable)
             seconds = time.perf_counter() - start
@@ -153,8 +151,7 @@ def main() -> None:
         shown = ' '.join(f'{ratio:7.2f}' for ratio in ratios)
         print(f'{way:16s} {row["seconds"]:9.1f} {row["images_per_second"]:9.0f}  {shown}')
     with tempfile.TemporaryDirectory() as name:
-        jobs = problem.jobs(Path(name))
-        chosen = choose_size(jobs, [problem.trainable] * len(jobs), problem.frozen, Population())
+        chosen = choose_size(problem.jobs(Path(name)), Population())
     print(f'a search would train {chosen.members} side by side: {chosen.reason}')
     if args.out:
         given = {k: v for k, v in vars(args).items() if k != 'out'}

@@ -188,12 +188,12 @@ def _equal(a, b):
 def test_training_goes_on_from_the_newest_whole_checkpoint_to_the_same_bits(
     head, tmp_path, damaged, capsys
 ):
-    whole = fit(_job(head, tmp_path / 'whole'), head[1], {})
+    whole = fit(_job(head, tmp_path / 'whole'))
     job = _job(head, tmp_path / 'run')
-    fit(replace(job, until=2), head[1], {})
+    fit(replace(job, until=2))
     for step in damaged:
         _flip(_largest(job.directory / str(step)))
-    got = fit(replace(job, quiet=False), head[1], {})
+    got = fit(replace(job, quiet=False))
     said = capsys.readouterr().out
     for step in damaged:
         assert f'lr_0.01/{step} is damaged' in said
@@ -204,7 +204,7 @@ def test_training_goes_on_from_the_newest_whole_checkpoint_to_the_same_bits(
     _equal((got.trainable, got.best), (whole.trainable, whole.best))
     assert got.step == whole.step == 12
     assert got.cores == (num_cores(),)
-    again = fit(job, head[1], {})  # trains nothing on these cores
+    again = fit(job)  # trains nothing on these cores
     assert again.cores == got.cores
     assert _rows(job.metrics) == _rows(tmp_path / 'whole' / 'metrics.jsonl')
 
@@ -213,12 +213,11 @@ def test_a_population_goes_on_from_what_all_members_have_whole(head, tmp_path):
     def members(folder, **changes):
         return [_job(head, folder, lr, **changes) for lr in (1e-2, 1e-3)]
 
-    trainables = [head[1]] * 2
-    whole = fit_population(members(tmp_path / 'whole'), trainables, {})
-    fit_population(members(tmp_path / 'run', until=2), trainables, {})
+    whole = fit_population(members(tmp_path / 'whole'))
+    fit_population(members(tmp_path / 'run', until=2))
     second = tmp_path / 'run' / 'lr_0.001'
     _flip(_largest(second / '8'))
-    got = fit_population(members(tmp_path / 'run'), trainables, {})
+    got = fit_population(members(tmp_path / 'run'))
     for mine, theirs in zip(got, whole, strict=True):
         _equal(mine.fit.trainable, theirs.fit.trainable)
     assert _rows(tmp_path / 'run/metrics.jsonl') == _rows(tmp_path / 'whole/metrics.jsonl')

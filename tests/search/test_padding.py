@@ -61,8 +61,8 @@ def _program(classifier, **changes):
 
 
 def _members(method, tmp_path, where='members', lengths=LENGTHS, **changes):
-    """Returns jobs of unlike lengths, their initial trees, and the frozen tree."""
-    jobs, trees = [], []
+    """Returns jobs of unlike lengths."""
+    jobs = []
     changes = {'micro_batch': 2 if method == 'vpt_deep' else 0} | changes
     for i, length in enumerate(lengths):
         classifier, trainable, frozen = _model(method, length)
@@ -75,13 +75,14 @@ def _members(method, tmp_path, where='members', lengths=LENGTHS, **changes):
                 name=f'{where}/{i}',
                 directory=tmp_path / where / str(i),
                 program=_program(classifier, **changes),
+                trainable=trainable,
+                frozen=frozen,
                 train=TRAIN,
                 metrics=tmp_path / 'metrics.jsonl',
                 **own,
             )
         )
-        trees.append(trainable)
-    return jobs, trees, frozen
+    return jobs
 
 
 def _prompts(tree):
@@ -133,12 +134,12 @@ def test_trees_are_padded_and_cut():
 
 @pytest.mark.parametrize('method', ['vpt_shallow', 'vpt_deep'])
 def test_a_member_of_its_own_length_is_its_solo_run(tmp_path, method):
-    jobs, trees, frozen = _members(method, tmp_path)
-    outcomes = fit_population(jobs, trees, frozen)
-    for job, tree, outcome in zip(jobs, trees, outcomes, strict=True):
+    jobs = _members(method, tmp_path)
+    outcomes = fit_population(jobs)
+    for job, outcome in zip(jobs, outcomes, strict=True):
         solo = replace(job, name=f'solo_{job.name}', directory=job.directory / 'solo')
-        want = fit(solo, tree, frozen)
-        assert _prompts(outcome.fit.trainable).shape == _prompts(tree).shape
+        want = fit(solo)
+        assert _prompts(outcome.fit.trainable).shape == _prompts(job.trainable).shape
         jax.tree.map(_close, outcome.fit.trainable, want.trainable)
         jax.tree.map(_close, outcome.fit.best, want.best)
         assert outcome.fit.val_accuracy == want.val_accuracy
@@ -150,6 +151,7 @@ def test_a_member_of_its_own_length_is_its_solo_run(tmp_path, method):
         ]
         np.testing.assert_allclose(*rows, rtol=2e-5)
         # Its checkpoint is that of the solo run, by structure, shape and value.
+        tree = job.trainable
         like = {'state': job.program.init(tree)._asdict(), 'best': tree if job.val else {}}
         saved = []
         for one in (job, solo):
@@ -162,8 +164,8 @@ def test_a_member_of_its_own_length_is_its_solo_run(tmp_path, method):
 @pytest.mark.parametrize('case', [('vpt_deep', {}), ('vpt_shallow', {'optim': Optim('sgd')})])
 def test_padding_stays_zero_through_momentum_decay_and_averages(tmp_path, case):
     method, changes = case
-    jobs, trees, frozen = _members(method, tmp_path, **changes)
-    members = members_of(jobs, trees, frozen)
+    jobs = _members(method, tmp_path, **changes)
+    members = members_of(jobs)
     state = members.put(members.initial())
     assert members.program == jobs[1].program
     state, metrics = members.steps(state, *members.order(0))
@@ -178,17 +180,17 @@ def test_padding_stays_zero_through_momentum_decay_and_averages(tmp_path, case):
 
 
 def test_a_solo_run_goes_on_from_a_short_members_checkpoint(tmp_path):
-    jobs, trees, frozen = _members('vpt_deep', tmp_path)
-    fit_population([replace(job, until=1) for job in jobs], trees, frozen)
-    got = fit(jobs[0], trees[0], frozen)
-    alone = fit(replace(jobs[0], directory=tmp_path / 'alone'), trees[0], frozen)
+    jobs = _members('vpt_deep', tmp_path)
+    fit_population([replace(job, until=1) for job in jobs])
+    got = fit(jobs[0])
+    alone = fit(replace(jobs[0], directory=tmp_path / 'alone'))
     assert got.earlier_seconds > 0.0
     jax.tree.map(_close, got.trainable, alone.trainable)
 
 
 def test_a_killed_mixed_population_goes_on_to_the_same_bits(tmp_path, monkeypatch):
-    jobs, trees, frozen = _members('vpt_deep', tmp_path, 'whole')
-    whole = fit_population(jobs, trees, frozen)
+    jobs = _members('vpt_deep', tmp_path, 'whole')
+    whole = fit_population(jobs)
 
     class Kill(Exception):
         pass
@@ -201,12 +203,12 @@ def test_a_killed_mixed_population_goes_on_to_the_same_bits(tmp_path, monkeypatc
             raise Kill
         save(record, state)
 
-    jobs, trees, frozen = _members('vpt_deep', tmp_path)
+    jobs = _members('vpt_deep', tmp_path)
     monkeypatch.setattr(Ledger, 'save', dying)
     with pytest.raises(Kill):
-        fit_population(jobs, trees, frozen)
+        fit_population(jobs)
     monkeypatch.setattr(Ledger, 'save', save)
-    got = fit_population(jobs, trees, frozen)
+    got = fit_population(jobs)
     for a, b in zip(got, whole, strict=True):
         _equal(a.fit.trainable, b.fit.trainable)
         _equal(a.fit.best, b.fit.best)
@@ -214,12 +216,12 @@ def test_a_killed_mixed_population_goes_on_to_the_same_bits(tmp_path, monkeypatc
 
 
 def test_a_mixed_population_on_four_devices(tmp_path):
-    jobs, trees, frozen = _members('vpt_shallow', tmp_path)
-    want = fit_population(jobs, trees, frozen)
+    jobs = _members('vpt_shallow', tmp_path)
+    want = fit_population(jobs)
     mesh = data_mesh(4)
-    jobs, trees, frozen = _members('vpt_shallow', tmp_path, 'mesh', mesh=mesh)
-    put = partial(replicate, mesh=mesh)
-    got = fit_population(jobs, [put(tree) for tree in trees], put(frozen))
+    jobs = _members('vpt_shallow', tmp_path, 'mesh', mesh=mesh)
+    put, frozen = partial(replicate, mesh=mesh), replicate(jobs[0].frozen, mesh)
+    got = fit_population([replace(j, trainable=put(j.trainable), frozen=frozen) for j in jobs])
     for a, b in zip(got, want, strict=True):
         jax.tree.map(_close, a.fit.trainable, b.fit.trainable)
 
@@ -251,25 +253,25 @@ def test_what_can_not_be_masked_exactly_is_known(case):
 
 
 def test_members_that_can_not_be_masked_are_refused(tmp_path):
-    jobs, trees, frozen = _members('gated_vpt', tmp_path)
+    jobs = _members('gated_vpt', tmp_path)
     with pytest.raises(ValueError, match=r'\[1, 3, 1, 3\] prompts, and GatedVPT does not mask'):
-        members_of(jobs, trees, frozen)
-    jobs, trees, frozen = _members('vpt_deep', tmp_path)
+        members_of(jobs)
+    jobs = _members('vpt_deep', tmp_path)
     more = replace(jobs[2], program=replace(jobs[2].program, epochs=3))
     with pytest.raises(ValueError, match=r"differ in \['program'\]"):
-        members_of([*jobs[:2], more], trees[:3], frozen)
+        members_of([*jobs[:2], more])
 
 
 def _search(method, folder, options, **changes):
     """Searches 2 learning rates x 2 lengths."""
     folder.mkdir()
     said, candidates = [], {}
-    jobs, trees, frozen = _members(method, folder, 'search', **changes)
+    jobs = _members(method, folder, 'search', **changes)
     for i in (1, 0, 3, 2):
         job, lr, count = jobs[i], 1e-2 * (1 + i // 2), LENGTHS[i]
         name = f'lr_{lr:g}_p_{count}'
         job = replace(job, directory=folder / 'search' / name, hyper=Hyper(lr, 1e-2, 1e-2))
-        candidates[name] = Candidate(job, trees[i], frozen, count)
+        candidates[name] = Candidate(job, count)
     search = Search(candidates, folder / 'search', options, said.append)
     return search, search.run(), said, folder / 'search' / 'plan.json'
 
@@ -314,12 +316,14 @@ def test_lengths_that_can_not_share_a_program_have_populations_of_their_own(tmp_
 
 
 def test_frozen_prompts_keep_lengths_apart(tmp_path):
-    jobs, trees, frozen = _members('vpt_deep', tmp_path)
+    jobs = _members('vpt_deep', tmp_path)
     ones = [
-        Candidate(*one, {**frozen}, count) for *one, count in zip(jobs, trees, LENGTHS, strict=True)
+        Candidate(replace(job, frozen={**job.frozen}), count)
+        for job, count in zip(jobs, LENGTHS, strict=True)
     ]
     assert searches._apart(ones) == 'each number has frozen prompts of its own'
-    assert searches._apart([replace(one, frozen=frozen) for one in ones]) == ''
+    alike = [Candidate(job, count) for job, count in zip(jobs, LENGTHS, strict=True)]
+    assert searches._apart(alike) == ''
 
 
 def test_a_program_with_more_prompts_differs_in_nothing_else():

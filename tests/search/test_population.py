@@ -42,7 +42,8 @@ def _model(method, seed=0, **options):
     return classifier, *split(params, predicate)
 
 
-def _job(classifier, tmp_path, **changes):
+def _job(model, tmp_path, **changes):
+    classifier, trainable, frozen = model
     program = Program(
         classifier=classifier,
         optim=changes.pop('optim', Optim('adamw', warmup_epochs=0.5)),
@@ -57,7 +58,8 @@ def _job(classifier, tmp_path, **changes):
     base = {'hyper': Hyper(1e-2, 1e-3, 1e-2), 'seed': 0, 'train': TRAIN, 'val': VAL}
     base |= {'batch_size': 4, 'quiet': True, 'metrics': tmp_path / 'metrics.jsonl'}
     base |= {'engine': Engine(eval_batch_size=6, checkpoint_seconds=0.0)}
-    return Job(name='a', directory=tmp_path / 'a', program=program, **base | changes)
+    base |= {'program': program, 'trainable': trainable, 'frozen': frozen}
+    return Job(name='a', directory=tmp_path / 'a', **base | changes)
 
 
 def _grid(job, lrs=LRS, where='members'):
@@ -80,12 +82,12 @@ def _equal(a, b):
 _close = partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-5)
 
 
-def _compare(jobs, trainables, frozen):
+def _compare(jobs):
     """Holds every member to its solo run, and its rows in metrics.jsonl to the solo run's."""
-    outcomes = fit_population(jobs, trainables, frozen)
-    for job, trainable, outcome in zip(jobs, trainables, outcomes, strict=True):
+    outcomes = fit_population(jobs)
+    for job, outcome in zip(jobs, outcomes, strict=True):
         solo = replace(job, name=f'solo_{job.name}', directory=job.directory / 'solo')
-        want = fit(solo, trainable, frozen)
+        want = fit(solo)
         assert outcome.status == 'done'
         jax.tree.map(_close, outcome.fit.trainable, want.trainable)
         jax.tree.map(_close, outcome.fit.best, want.best)
@@ -118,33 +120,32 @@ CASES = {
 @pytest.mark.parametrize('method', CASES)
 def test_a_member_is_its_solo_run(tmp_path, method):
     options, changes = CASES[method]
-    classifier, trainable, frozen = _model(method, **options)
     # One method is validated: each program takes its time to compile.
-    job = _job(classifier, tmp_path, val=VAL if method == 'vpt_deep' else None, **changes)
+    val = VAL if method == 'vpt_deep' else None
+    job = _job(_model(method, **options), tmp_path, val=val, **changes)
     jobs = _grid(job, LRS[: 2 if method == 'lion' else 3])
-    outcomes = _compare(jobs, [trainable] * len(jobs), frozen)
+    outcomes = _compare(jobs)
     heads = [np.asarray(outcome.fit.trainable['head']['kernel']) for outcome in outcomes]
     assert np.abs(heads[0] - heads[1]).max() > 1e-3  # the grid is one
 
 
 def test_members_on_cached_features(tmp_path):
-    classifier, trainable, frozen = _model('linear')
-    job = _job(classifier, tmp_path)
+    job = _job(_model('linear'), tmp_path)
     cached = [
-        Data(frozen_prefix(job.program, FEATURES, frozen['backbone'], d.data, 4), d.labels)
+        Data(frozen_prefix(job.program, FEATURES, job.frozen['backbone'], d.data, 4), d.labels)
         for d in (TRAIN, VAL)
     ]
     program = replace(job.program, start=FEATURES)
     jobs = _grid(replace(job, program=program, train=cached[0], val=cached[1]))
-    _compare(jobs, [trainable] * 3, {})
+    _compare(jobs)
 
 
 def test_members_with_seeds_of_their_own(tmp_path):
     models = [_model('vpt_shallow', seed, num_prompts=2) for seed in (0, 1)]
-    frozen = models[0][2]
-    job = _job(models[0][0], tmp_path, augment=Augment(crop='random', pad=1, flip=True))
-    jobs = [replace(s, seed=i) for i, s in enumerate(_grid(job, LRS[1:]))]
-    _compare(jobs, [model[1] for model in models], frozen)
+    job = _job(models[0], tmp_path, augment=Augment(crop='random', pad=1, flip=True))
+    grid = zip(_grid(job, LRS[1:]), models, strict=True)
+    jobs = [replace(s, seed=i, trainable=model[1]) for i, (s, model) in enumerate(grid)]
+    _compare(jobs)
 
 
 class _Stream:
@@ -161,28 +162,24 @@ class _Stream:
 
 @pytest.mark.parametrize('seeds', [(0, 0), (0, 1)])
 def test_streamed_members_equal_resident_ones(tmp_path, seeds):
-    classifier, trainable, frozen = _model('vpt_shallow', num_prompts=2)
-    jobs = [
-        replace(job, seed=seed)
-        for job, seed in zip(_grid(_job(classifier, tmp_path), LRS[1:]), seeds, strict=True)
-    ]
-    want = fit_population(jobs, [trainable] * 2, frozen)
+    grid = _grid(_job(_model('vpt_shallow', num_prompts=2), tmp_path), LRS[1:])
+    jobs = [replace(job, seed=seed) for job, seed in zip(grid, seeds, strict=True)]
+    want = fit_population(jobs)
     stream = Data(_Stream(TRAIN), TRAIN.labels)
     streamed = [replace(s, directory=s.directory / 'streamed', train=stream) for s in jobs]
-    got = fit_population(streamed, [trainable] * 2, frozen)
+    got = fit_population(streamed)
     for a, b in zip(got, want, strict=True):
         jax.tree.map(_close, a.fit.trainable, b.fit.trainable)
 
 
 def test_one_member_diverges_alone(tmp_path):
-    classifier, trainable, frozen = _model('vpt_deep', num_prompts=2)
-    job = _job(classifier, tmp_path, optim=Optim('sgd'))
+    job = _job(_model('vpt_deep', num_prompts=2), tmp_path, optim=Optim('sgd'))
     failures = []
     grid = _grid(job, (1e-2, 3e38, 3e-2))
     note = lambda index, outcome: failures.append((index, outcome.status))  # noqa: E731
-    got = fit_population(grid, [trainable] * 3, frozen, on_failure=note)
+    got = fit_population(grid, on_failure=note)
     tame = _grid(job, (1e-2, 2e-2, 3e-2), 'tame')
-    want = fit_population(tame, [trainable] * 3, frozen)
+    want = fit_population(tame)
     for i in (0, 2):
         _equal(got[i].fit.trainable, want[i].fit.trainable)
     assert got[1].fit is None
@@ -195,10 +192,9 @@ def test_one_member_diverges_alone(tmp_path):
 
 @pytest.mark.parametrize('stop_after', [1, 3])
 def test_a_killed_population_goes_on_to_the_same_bits(tmp_path, monkeypatch, stop_after):
-    classifier, trainable, frozen = _model('vpt_deep', num_prompts=2, dropout_rate=0.2)
-    job = _job(classifier, tmp_path, optim=Optim('sgd'))
+    job = _job(_model('vpt_deep', num_prompts=2, dropout_rate=0.2), tmp_path, optim=Optim('sgd'))
     lrs = (1e-2, 3e38, 3e-2)
-    whole = fit_population(_grid(job, lrs, 'whole'), [trainable] * 3, frozen)
+    whole = fit_population(_grid(job, lrs, 'whole'))
 
     class Kill(Exception):
         pass
@@ -215,7 +211,7 @@ def test_a_killed_population_goes_on_to_the_same_bits(tmp_path, monkeypatch, sto
     note = lambda index, outcome: failed.append(index)  # noqa: E731
     monkeypatch.setattr(Ledger, 'save', dying)
     with pytest.raises(Kill):
-        fit_population(grid, [trainable] * 3, frozen, on_failure=note)
+        fit_population(grid, on_failure=note)
     monkeypatch.setattr(Ledger, 'save', save)
     calls, steps = [], members.make_steps
 
@@ -224,7 +220,7 @@ def test_a_killed_population_goes_on_to_the_same_bits(tmp_path, monkeypatch, sto
         return steps(*args)
 
     monkeypatch.setattr(members, 'make_steps', counted)
-    got = fit_population(grid, [trainable] * 3, frozen, skip=failed)
+    got = fit_population(grid, skip=failed)
     # Stopped among the saves of one moment, it goes on from the step that all members have.
     assert len(calls) == {1: 2, 3: 1}[stop_after]
     for i in (0, 2):
@@ -236,47 +232,43 @@ def test_a_killed_population_goes_on_to_the_same_bits(tmp_path, monkeypatch, sto
 
 
 def test_a_solo_run_goes_on_from_a_members_checkpoint(tmp_path):
-    classifier, trainable, frozen = _model('vpt_shallow', num_prompts=2)
-    grid = _grid(_job(classifier, tmp_path))
-    fit_population([replace(job, until=1) for job in grid], [trainable] * 3, frozen)
-    got = fit(grid[1], trainable, frozen)
-    alone = fit(replace(grid[1], directory=tmp_path / 'alone'), trainable, frozen)
+    grid = _grid(_job(_model('vpt_shallow', num_prompts=2), tmp_path))
+    fit_population([replace(job, until=1) for job in grid])
+    got = fit(grid[1])
+    alone = fit(replace(grid[1], directory=tmp_path / 'alone'))
     jax.tree.map(_close, got.trainable, alone.trainable)
 
 
 def test_a_population_on_four_devices(tmp_path):
-    classifier, trainable, frozen = _model('vpt_shallow', num_prompts=2)
-    job = _job(classifier, tmp_path)
-    want = fit_population(_grid(job), [trainable] * 3, frozen)
+    job = _job(_model('vpt_shallow', num_prompts=2), tmp_path)
+    want = fit_population(_grid(job))
     mesh = data_mesh(4)
-    job = replace(job, program=replace(job.program, mesh=mesh))
-    put = partial(replicate, mesh=mesh)
-    got = fit_population(_grid(job, where='mesh'), [put(trainable)] * 3, put(frozen))
+    put, program = partial(replicate, mesh=mesh), replace(job.program, mesh=mesh)
+    job = replace(job, program=program, trainable=put(job.trainable), frozen=put(job.frozen))
+    got = fit_population(_grid(job, where='mesh'))
     for a, b in zip(got, want, strict=True):
         jax.tree.map(_close, a.fit.trainable, b.fit.trainable)
 
 
 def test_frozen_weights_and_images_are_there_once(tmp_path):
-    classifier, trainable, frozen = _model('vpt_shallow', num_prompts=2)
-    grid = _grid(_job(classifier, tmp_path))
-    group = members.Members(grid, [trainable] * 3, frozen)
+    grid = _grid(_job(_model('vpt_shallow', num_prompts=2), tmp_path))
+    group = members.Members(grid)
     rows, weights = group.order(0)
     state = group.put(group.initial())
     args = (group.data, group.labels, rows, weights, *group.own)
-    trace = jax.make_jaxpr(partial(make_steps, group.program))(state, frozen, *args)
+    trace = jax.make_jaxpr(partial(make_steps, group.program))(state, group.frozen, *args)
     (scan,) = trace.jaxpr.eqns[0].params['jaxpr'].jaxpr.eqns
     body = scan.params['jaxpr'].jaxpr
     shapes = [var.aval.shape for eqn in body.eqns for var in eqn.outvars]
     # The patch embedding of the batch is computed once, the tokens of blocks for each member.
     assert (4, 4, 16) in shapes
     images = jnp.asarray(VAL.data)
-    logits = make_logits(group.program, state.trainable, frozen, images, members=True)
+    logits = make_logits(group.program, state.trainable, group.frozen, images, members=True)
     assert logits.shape == (6, 3, 2)
 
 
 def test_stages_that_differ_in_more_are_refused(tmp_path):
-    classifier, trainable, frozen = _model('vpt_shallow', num_prompts=2)
-    job = _job(classifier, tmp_path)
+    job = _job(_model('vpt_shallow', num_prompts=2), tmp_path)
     other = replace(job, batch_size=5, train=VAL)
     with pytest.raises(ValueError, match=r"differ in \['train', 'batch_size'\]"):
-        fit_population([job, other], [trainable] * 2, frozen)
+        fit_population([job, other])

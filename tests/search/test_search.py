@@ -46,7 +46,7 @@ def _search(parts, folder, options, lrs=LRS):
     folder.mkdir(exist_ok=True)
     said = []
     jobs = _jobs(parts, folder, lrs)
-    candidates = {name: Candidate(job, parts[1], {}) for name, job in jobs.items()}
+    candidates = {name: Candidate(job) for name, job in jobs.items()}
     return Search(candidates, folder / 'search', options, said.append).run(), said
 
 
@@ -136,14 +136,13 @@ def test_all_candidates_failing_is_an_error_with_their_reasons(parts, tmp_path):
 
 def test_size_comes_from_the_memory_of_the_compiled_program(parts, tmp_path, monkeypatch):
     jobs = list(_jobs(parts, tmp_path, [1e-3 * i for i in range(1, 17)]).values())
-    trainables = [parts[1]] * len(jobs)
-    whole = choose_size(jobs, trainables, {}, Population(size=16))
+    whole = choose_size(jobs, Population(size=16))
     assert whole.members == 16
     # The data counts once: 64 x 8 features and labels.
     assert whole.memory_mb > 64 * 9 * 4 / 1e6
     monkeypatch.setattr(sizing, '_MANY_STEPS', 0)
     budgets = (1.05 * whole.memory_mb, 0.7 * whole.memory_mb, 1e-6)
-    sizes = [choose_size(jobs, trainables, {}, Population(memory_mb=budget)) for budget in budgets]
+    sizes = [choose_size(jobs, Population(memory_mb=budget)) for budget in budgets]
     assert sizes[0].members == 16
     assert 1 < sizes[1].members <= 8  # 16 in two groups or more
     assert sizes[1].memory_mb <= budgets[1]
@@ -153,26 +152,25 @@ def test_size_comes_from_the_memory_of_the_compiled_program(parts, tmp_path, mon
 
 def test_what_fills_the_processor_trains_one_after_the_other(parts, tmp_path, monkeypatch):
     jobs = list(_jobs(parts, tmp_path).values())
-    trainables = [parts[1]] * len(jobs)
     monkeypatch.setattr(sizing, '_LARGE', 0.0)
-    got = choose_size(jobs, trainables, {}, Population())
+    got = choose_size(jobs, Population())
     assert got.members == 1
     assert 'keeps the cores busy' in got.reason
-    assert choose_size(jobs, trainables, {}, Population(size=4)).members == 4
+    assert choose_size(jobs, Population(size=4)).members == 4
     monkeypatch.setattr(sizing, '_LARGE', 1e9)
-    got = choose_size(jobs, trainables, {}, Population())
+    got = choose_size(jobs, Population())
     assert got.members == 1
     assert 'steps in all' in got.reason
     monkeypatch.setattr(sizing, '_MANY_STEPS', 4 * 4 * jobs[0].program.steps_per_epoch)
-    assert choose_size(jobs, trainables, {}, Population()).members == 4
+    assert choose_size(jobs, Population()).members == 4
     monkeypatch.setattr(sizing, '_SMALL', 0.0)
     for beside, members in ((0.1, 4), (1.0, 1)):  # measured: side by side and alone
         times = {4: 4 * beside, 1: 1.0}
         monkeypatch.setattr(sizing, '_seconds', lambda group, times=times: times[len(group.jobs)])
-        assert choose_size(jobs, trainables, {}, Population()).members == members
+        assert choose_size(jobs, Population()).members == members
     monkeypatch.undo()
-    assert sizing._seconds(Members(jobs, [parts[1]] * 4, {})) > 0.0
-    assert sizing._seconds(Members(jobs[:1], [parts[1]], {})) > 0.0
+    assert sizing._seconds(Members(jobs)) > 0.0
+    assert sizing._seconds(Members(jobs[:1])) > 0.0
 
 
 def test_options_are_checked(make_config):

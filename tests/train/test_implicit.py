@@ -101,38 +101,34 @@ def test_or_it_stops_the_run_which_keeps_its_checkpoint(make_config, tmp_path):
 @pytest.fixture
 def job(tmp_path):
     """A linear job on stored features, of which two examples can be spoiled."""
-    program, trainable = linear_head()
-    program = replace(program, epochs=2, steps_per_epoch=3, skip_nonfinite=True)
-    return linear_job('train', tmp_path, two_classes(12), program, lr=0.1, val=None), trainable
+    program = replace(linear_head()[0], epochs=2, steps_per_epoch=3, skip_nonfinite=True)
+    return linear_job('train', tmp_path, two_classes(12), program, lr=0.1, val=None)
 
 
 def test_a_step_that_is_not_finite_can_be_skipped(job):
-    made, trainable = job
-    features = made.train.data.copy()
+    features = job.train.data.copy()
     features[5] = np.nan
-    got = fit(replace(made, train=Data(features, made.train.labels)), trainable, {})
+    got = fit(replace(job, train=Data(features, job.train.labels)))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(got.trainable))
-    rows = read_metrics(made.metrics)
+    rows = read_metrics(job.metrics)
     assert [row['skipped_steps'] for row in rows] == [1, 1]
     assert rows[1]['loss'] < rows[0]['loss']
-    stops = replace(made.program, skip_nonfinite=False)
-    again = replace(made, program=stops, directory=made.directory / 'stop')
+    stops = replace(job.program, skip_nonfinite=False)
+    again = replace(job, program=stops, directory=job.directory / 'stop')
     with pytest.raises(NonFiniteLoss):
-        fit(replace(again, train=Data(features, made.train.labels)), trainable, {})
+        fit(replace(again, train=Data(features, job.train.labels)))
 
 
 def test_an_epoch_of_skipped_steps_is_an_error(job):
-    made, trainable = job
-    bad = Data(np.full_like(made.train.data, np.nan), made.train.labels)
+    bad = Data(np.full_like(job.train.data, np.nan), job.train.labels)
     with pytest.raises(NonFiniteLoss, match='every step of epoch 1 was skipped'):
-        fit(replace(made, train=bad), trainable, {})
+        fit(replace(job, train=bad))
 
 
 def test_a_skipped_step_leaves_no_trace(job):
-    made, trainable = job
-    program, hyper = made.program, Hyper(*map(jnp.float32, made.hyper))
-    x, labels, ones = jnp.asarray(made.train.data[:4]), jnp.zeros(4, jnp.int32), jnp.ones(4)
-    state = program.init(trainable)
+    program, hyper = job.program, Hyper(*map(jnp.float32, job.hyper))
+    x, labels, ones = jnp.asarray(job.train.data[:4]), jnp.zeros(4, jnp.int32), jnp.ones(4)
+    state = program.init(job.trainable)
     state, _ = take_step(program, state, {}, x, labels, ones, hyper, jax.random.key(0))
     after, seen = take_step(program, state, {}, x * jnp.nan, labels, ones, hyper, jax.random.key(0))
     assert float(seen['count']) == float(seen['loss']) == 0.0

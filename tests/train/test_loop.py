@@ -47,6 +47,8 @@ def job(model, tmp_path):
         name='train',
         directory=tmp_path / 'checkpoints',
         program=program,
+        trainable=model[1],
+        frozen=model[2],
         hyper=Hyper(1e-2, 1e-4, 1e-4),
         seed=0,
         train=dark_and_bright(18),
@@ -72,9 +74,8 @@ def test_an_epoch_visits_each_example_once():
     assert (rows != other).any()
 
 
-def test_training_learns_and_reports(model, job):
-    _, trainable, frozen = model
-    got = fit(job, trainable, frozen)
+def test_training_learns_and_reports(job):
+    got = fit(job)
     assert got.val_accuracy == got.best_val_accuracy == 1.0
     rows = read_metrics(job.metrics)
     assert [row['epoch'] for row in rows] == [1, 2, 3, 4]
@@ -84,12 +85,11 @@ def test_training_learns_and_reports(model, job):
 
 
 @pytest.mark.parametrize('stop_after', [1, 4, 7])
-def test_a_killed_stage_goes_on_to_the_same_bits(model, job, monkeypatch, stop_after):
-    _, trainable, frozen = model
+def test_a_killed_stage_goes_on_to_the_same_bits(job, monkeypatch, stop_after):
     elsewhere = replace(
         job, directory=job.directory / 'whole', metrics=job.metrics.with_suffix('.whole')
     )
-    whole = fit(elsewhere, trainable, frozen)
+    whole = fit(elsewhere)
 
     class Kill(Exception):
         pass
@@ -105,9 +105,9 @@ def test_a_killed_stage_goes_on_to_the_same_bits(model, job, monkeypatch, stop_a
 
     monkeypatch.setattr(members, 'make_steps', dying)
     with pytest.raises(Kill):
-        fit(job, trainable, frozen)
+        fit(job)
     monkeypatch.setattr(members, 'make_steps', steps)
-    resumed = fit(job, trainable, frozen)
+    resumed = fit(job)
     _equal(resumed.trainable, whole.trainable)
     _equal(resumed.best, whole.best)
     compared = ('epoch', 'loss', 'train_accuracy', 'val_accuracy')
@@ -117,11 +117,10 @@ def test_a_killed_stage_goes_on_to_the_same_bits(model, job, monkeypatch, stop_a
     assert rows[0] == rows[1]
 
 
-def test_a_finished_stage_trains_no_more(model, job, monkeypatch):
-    _, trainable, frozen = model
-    first = fit(job, trainable, frozen)
+def test_a_finished_stage_trains_no_more(job, monkeypatch):
+    first = fit(job)
     monkeypatch.setattr(members, 'make_steps', partial(pytest.fail, 'trained again'))
-    _equal(fit(job, trainable, frozen).trainable, first.trainable)
+    _equal(fit(job).trainable, first.trainable)
 
 
 class _Stream:
@@ -136,27 +135,25 @@ class _Stream:
             yield self.data.data[row], self.data.labels[row]
 
 
-def test_streamed_training_equals_resident_training(model, job):
-    _, trainable, frozen = model
-    want = fit(job, trainable, frozen)
+def test_streamed_training_equals_resident_training(job):
+    want = fit(job)
     streamed = replace(
         job,
         directory=job.directory / 'streamed',
         train=Data(_Stream(job.train), job.train.labels),
     )
-    got = fit(streamed, trainable, frozen)
+    got = fit(streamed)
     close = partial(np.testing.assert_allclose, atol=1e-5)
     jax.tree.map(close, got.trainable, want.trainable)
 
 
-def test_a_non_finite_loss_names_the_step_and_keeps_the_checkpoint(model, job, monkeypatch):
-    _, trainable, frozen = model
+def test_a_non_finite_loss_names_the_step_and_keeps_the_checkpoint(job, monkeypatch):
     program = replace(job.program, optim=Optim('sgd'))
     wild = replace(job, program=program, hyper=Hyper(jnp.inf, 0.0, 0.0))
     with pytest.raises(NonFiniteLoss, match=r'at step 1 \(epoch 1\), learning rate inf'):
-        fit(wild, trainable, frozen)
+        fit(wild)
     with pytest.raises(NonFiniteLoss, match='No checkpoint yet'):
-        fit(wild, trainable, frozen)
+        fit(wild)
     steps = members.make_steps
 
     def spoiled(program, state, *rest):
@@ -168,29 +165,27 @@ def test_a_non_finite_loss_names_the_step_and_keeps_the_checkpoint(model, job, m
 
     monkeypatch.setattr(members, 'make_steps', spoiled)
     with pytest.raises(NonFiniteLoss, match=r'step 11 \(epoch 3\).*checkpoint of step 10 is kept'):
-        fit(job, trainable, frozen)
+        fit(job)
 
 
-def test_the_moving_average_is_what_is_evaluated(model, job):
-    _, trainable, frozen = model
+def test_the_moving_average_is_what_is_evaluated(job):
     program = replace(job.program, optim=Optim('adamw', ema_decay=0.5))
-    got = fit(replace(job, program=program), trainable, frozen)
-    plain = fit(replace(job, directory=job.directory / 'plain'), trainable, frozen)
+    got = fit(replace(job, program=program))
+    plain = fit(replace(job, directory=job.directory / 'plain'))
     difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), got.trainable, plain.trainable)
     assert max(jax.tree.leaves(difference)) > 1e-4
 
 
-def test_the_average_is_the_sum_of_past_weights(model, job):
-    _, trainable, frozen = model
+def test_the_average_is_the_sum_of_past_weights(job):
     program = replace(job.program, optim=Optim('sgd', ema_decay=0.5), epochs=1)
     images, labels = (jnp.asarray(x[:4]) for x in job.train)
-    state = program.init(jax.tree.map(jnp.copy, trainable))
-    average = jax.tree.map(np.asarray, trainable)
+    state = program.init(jax.tree.map(jnp.copy, job.trainable))
+    average = jax.tree.map(np.asarray, job.trainable)
     for _ in range(3):
         state, _ = members.make_step(
             program,
             state,
-            frozen,
+            job.frozen,
             images,
             labels,
             jnp.ones(4),

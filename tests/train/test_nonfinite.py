@@ -61,26 +61,25 @@ def test_a_divergence_in_the_last_step_fails_and_leaves_no_checkpoint(head, tmp_
     job = _job(head, tmp_path, lr, validated=lr == BAD)
     what = 'val after epoch 1: the logits' if lr == BAD else 'not finite after step 1'
     with pytest.raises(NonFiniteLoss, match=rf'search/lr_.*: .*{what}.*No checkpoint yet'):
-        fit(job, head[1], {})
+        fit(job)
     assert not [path for path in job.directory.iterdir() if path.name.isdigit()]
 
 
 @pytest.mark.parametrize('lr', [BAD, WORSE])
 def test_one_member_fails_and_the_others_of_a_population_go_on(head, tmp_path, lr):
     jobs = [_job(head, tmp_path, one, validated=lr == BAD) for one in (lr, GOOD)]
-    bad, good = fit_population(jobs, [head[1]] * 2, {})
+    bad, good = fit_population(jobs)
     assert (bad.fit, good.status) == (None, 'done')
     assert 'not finite' in bad.status
 
 
 @pytest.mark.parametrize('size', [1, 2])
 def test_a_candidate_of_nan_is_not_chosen(head, tmp_path, size):
-    _, trainable, data = head
+    data = head[2]
     # Class 0 alone in val: argmax of NaN would be right everywhere, the good candidate nowhere.
     few = Data(data.data[::2] + 9, data.labels[::2])
     ones = {
-        f'lr_{lr:g}': Candidate(replace(_job(head, tmp_path, lr), val=few), trainable, {})
-        for lr in (GOOD, BAD)
+        f'lr_{lr:g}': Candidate(replace(_job(head, tmp_path, lr), val=few)) for lr in (GOOD, BAD)
     }
     found = Search(ones, tmp_path / 'search', Population(size=size), lambda _: None).run()
     assert found.name == f'lr_{GOOD:g}'

@@ -18,8 +18,7 @@ from jax_prompt.train.checkpoint import Checkpoints
 
 @pytest.fixture(scope='module')
 def parts():
-    program, trainable = linear_head()
-    return replace(program, epochs=3, steps_per_epoch=4), trainable, two_classes(16)
+    return replace(linear_head()[0], epochs=3, steps_per_epoch=4), two_classes(16)
 
 
 def _job(program, data, folder):
@@ -51,25 +50,25 @@ def _signal_in(monkeypatch, number, at):
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_training_is_saved_and_goes_on(parts, tmp_path, monkeypatch, number, capfd):
-    program, trainable, data = parts
+    program, data = parts
     before = signal.getsignal(number)
     job = _job(program, data, tmp_path)
     count = _signal_in(monkeypatch, number, 3)
     with pytest.raises(Interrupted, match='train: stopped after step 6, saved') as error:
-        loop.fit(job, trainable, {})
+        loop.fit(job)
     assert (error.value.number, len(count), _latest(job.directory)) == (number, 3, 6)
     assert signal.getsignal(number) is before
     assert 'once more ends at once' in capfd.readouterr().err
-    loop.fit(job, trainable, {})
+    loop.fit(job)
     assert (len(count), _latest(job.directory)) == (6, 12)
 
 
 def test_a_population_is_saved(parts, tmp_path, monkeypatch):
-    program, trainable, data = parts
+    program, data = parts
     jobs = [_job(program, data, tmp_path / name) for name in 'ab']
     _signal_in(monkeypatch, signal.SIGINT, 1)
     with pytest.raises(Interrupted, match='train and 1 more: stopped after step 2, saved'):
-        population.fit_population(jobs, [trainable, trainable], {})
+        population.fit_population(jobs)
     assert [_latest(job.directory) for job in jobs] == [2, 2]
 
 
