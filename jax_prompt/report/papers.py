@@ -117,11 +117,6 @@ class Figure:
         return float(Decimal(self.printed) * _SCALE[self.unit])
 
     @property
-    def rounding(self) -> float:
-        """Half a unit of the last printed digit, in the unit of `value`."""
-        return float(_half(self.printed) * _SCALE[self.unit])
-
-    @property
     def line(self) -> tuple[str, ...]:
         """What figures of one line of a table share, over the tables of a paper."""
         return (
@@ -135,10 +130,6 @@ class Figure:
 
 
 _SCALE = {'%': Decimal(1), '1': Decimal(100), 'd': Decimal(86400), 's': Decimal(1), '': Decimal(1)}
-
-
-def _half(printed: str) -> Decimal:
-    return Decimal(1).scaleb(int(Decimal(printed).as_tuple().exponent)) / 2
 
 
 @cache
