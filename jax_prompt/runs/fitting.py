@@ -114,14 +114,7 @@ def pruned_job(prepared: Prepared, first: Trained) -> tuple[Job, Start]:
     if (saved := read_json(path)) is not None:
         kept = saved['kept']
     else:
-        kept = choose_kept(
-            job.program,
-            first.fit.trainable,
-            first.start.frozen,
-            *job.train,
-            config.engine.eval_batch_size,
-            config.prune,
-        )
+        kept = choose_kept(job, first.fit.trainable, config.prune)
         write_json(path, {'kept': kept})
     program = pruned_program(first.start.program, kept)
     trainable = init_added(config, program.classifier)

@@ -1,20 +1,26 @@
-"""The data of a run stays the same: what a run directory keeps of it, and what is compared.
+"""The data and the backbone of a run stay the same: what its directory keeps, and what is compared.
 
-`split.json.gz` in the run directory says which images were train, val and test.
+`split.json.gz` says which images were train, val and test. `backbone.json` holds a hash of the
+weights: checkpoints hold what trains alone, so trained on with other frozen weights they would be
+another run, and nothing would say so.
 """
 
 from pathlib import Path
 from typing import Any
 
+from jax_prompt.core.json_file import load_object
 from jax_prompt.data.kept import Kept, changes, describe, open_kept, read_kept, write_kept
 from jax_prompt.data.labelled import open_labelled
 from jax_prompt.data.open import folder_of
 from jax_prompt.data.source import Source, Split
+from jax_prompt.runs.backbone import LoadedBackbone, check_content
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.runs.inputs import open_data
+from jax_prompt.train.log import write_json
 from jax_prompt.train.processes import from_primary
 
-_NAME = 'split.json.gz'
+_SPLIT, _WEIGHTS = 'split.json.gz', 'backbone.json'
+_WEIGHTS_BACK = 'put it back from a copy, or remove it: the weights are then taken as they are now'
 # Where none of these is, nothing was trained yet.
 _TRAINED = ('metrics.jsonl', 'checkpoints', 'search', 'result.json', 'chosen.json')
 
@@ -27,12 +33,43 @@ def keep(source: Source, workdir: Path) -> None:
     """
 
     def compare() -> None:
-        path = workdir / _NAME
+        path = workdir / _SPLIT
         kept = read_kept(path) if has_begun(workdir) else None
         if kept is None:
             write_kept(path, describe(source))
-        elif changed := changes(kept, source):
-            raise ValueError(_changed(source, workdir, changed))
+        else:
+            _compare(kept, source, workdir)
+
+    from_primary(compare)
+
+
+def keep_backbone(backbone: LoadedBackbone, file: str, workdir: Path) -> None:
+    """Keeps which weights a run begins with; of one that goes on, compares them.
+
+    Args:
+      backbone: the weights.
+      file: where they lie, for errors.
+      workdir: the run directory.
+
+    Raises:
+      ValueError: they have changed since the run began.
+    """
+    if backbone.identity is None:
+        return
+
+    def compare() -> None:
+        path = workdir / _WEIGHTS
+        if has_begun(workdir) and path.exists():
+            kept = load_object(path, _WEIGHTS_BACK, ('content', 'source'))
+            needs = (
+                f'the run in {workdir} began with others ({kept["source"]}). Put that file back, '
+                'or take another --workdir'
+            )
+            check_content(backbone, kept['content'], file or 'the package', needs)
+        else:
+            assert backbone.identity is not None
+            known = {'weights': backbone.identity.label, 'source': backbone.identity.source}
+            write_json(path, {**known, 'content': backbone.content})
 
     from_primary(compare)
 
@@ -52,8 +89,7 @@ def check_unchanged(config: RunConfig, workdir: Path, result: dict[str, Any]) ->
         source = open_data(config, config.data)
     except (ValueError, OSError):
         return  # gone, moved or damaged: the result stands
-    if changed := changes(kept_of(workdir, result), source):
-        raise ValueError(_changed(source, workdir, changed))
+    _compare(kept_of(workdir, result), source, workdir)
 
 
 def check_kept(config: RunConfig, workdir: Path) -> None:
@@ -62,12 +98,9 @@ def check_kept(config: RunConfig, workdir: Path) -> None:
     Raises:
       ValueError: the data has changed, or can't be opened.
     """
-    kept = read_kept(workdir / _NAME)
-    if kept is None:
-        return
-    source = open_data(config, config.data)
-    if changed := changes(kept, source):
-        raise ValueError(_changed(source, workdir, changed))
+    kept = read_kept(workdir / _SPLIT)
+    if kept is not None:
+        _compare(kept, open_data(config, config.data), workdir)
 
 
 def kept_of(workdir: Path, result: dict[str, Any]) -> Kept:
@@ -77,7 +110,7 @@ def kept_of(workdir: Path, result: dict[str, Any]) -> Kept:
       workdir: the run directory.
       result: the content of its result.json, for runs that kept no list.
     """
-    kept = read_kept(workdir / _NAME)
+    kept = read_kept(workdir / _SPLIT)
     if kept is not None and kept.fingerprint == result['data_fingerprint']:
         return kept
     classes = tuple(result['classes'])
@@ -134,8 +167,9 @@ def _same(data: str, other: str) -> bool:
     return found[1] == wanted[1] and found[0].resolve() == wanted[0].resolve()
 
 
-def _changed(source: Source, workdir: Path, changed: str) -> str:
-    return (
-        f'{source.name} has changed since the run in {workdir} began: {changed}. Put it back as it '
-        'was, or take another --workdir for the data as it is now'
-    )
+def _compare(kept: Kept, source: Source, workdir: Path) -> None:
+    if changed := changes(kept, source):
+        raise ValueError(
+            f'{source.name} has changed since the run in {workdir} began: {changed}. Put it back '
+            'as it was, or take another --workdir for the data as it is now'
+        )

@@ -18,8 +18,7 @@ from jax_prompt.methods import get_method
 from jax_prompt.runs.backbone import LoadedBackbone, build_backbone
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.runs.inputs import join, load_splits, open_data
-from jax_prompt.runs.kept import keep
-from jax_prompt.runs.kept_backbone import keep_backbone
+from jax_prompt.runs.kept import keep, keep_backbone
 from jax_prompt.runs.prefix import make_prefix
 from jax_prompt.runs.program import build_program, init_added, init_params, run_mesh, trains
 from jax_prompt.runs.prompts import prototypes_path, run_prototypes

@@ -14,6 +14,7 @@ import numpy as np
 from jax_prompt.core.ranges import check_values, share
 from jax_prompt.core.tree import Tree, merge
 from jax_prompt.evals.classify import padded_batches, padded_rows
+from jax_prompt.train.job import Job
 from jax_prompt.train.mesh import in_context, shard_batch, unite
 from jax_prompt.train.program import Program
 from jax_prompt.train.step import cross_entropy
@@ -58,34 +59,24 @@ def _scores(program: Program, trainable: Tree, frozen: Tree, x, labels, weights)
     return unite(importance(losses, masks, len(labels)), program.mesh)
 
 
-def choose_kept(
-    program: Program,
-    trainable: Tree,
-    frozen: Tree,
-    data: Any,
-    labels: np.ndarray,
-    batch_size: int,
-    options: Prune,
-) -> Kept:
+def choose_kept(job: Job, trainable: Tree, options: Prune) -> Kept:
     """Decides what is kept, from the importance summed over training examples.
 
     Args:
-      program: the first training's.
+      job: the first training.
       trainable: what it ended with.
-      frozen: its frozen tree.
-      data: stored data [n, ...], or a stream of it.
-      labels: [n] int32.
-      batch_size: examples a call.
       options: the shares that go.
 
     Returns:
       The tuner's option `kept`.
     """
-    rows, real = padded_rows(len(labels), batch_size)
-    batches = padded_batches(data, len(labels), batch_size)
+    (data, labels), size = job.train, job.engine.eval_batch_size
+    rows, real = padded_rows(len(labels), size)
+    batches = padded_batches(data, len(labels), size)
+    score = partial(_scores, job.program, trainable, job.frozen)
     total: Any = None
     for x, row, weights in zip(batches, rows, real, strict=True):
-        ours = _scores(program, trainable, frozen, x, labels[row], weights.astype(np.float32))
+        ours = score(x, labels[row], weights.astype(np.float32))
         ours = jax.tree.map(lambda s: np.asarray(s, np.float64), ours)
         total = ours if total is None else jax.tree.map(np.add, total, ours)
     return prune(total, options.token_share, options.segment_share)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jax_prompt.core.json_file import load_object
 from jax_prompt.core.printable import printable
-from jax_prompt.core.tree import Tree, merge, unstack_layers
+from jax_prompt.core.tree import Tree
 from jax_prompt.data.decode import decode_image
 from jax_prompt.data.files import read_file
 from jax_prompt.data.kept import Kept
@@ -115,11 +115,6 @@ class Restored:
         )
         require_finite(logits, names)
         return np.asarray(jax.nn.softmax(logits, axis=-1))
-
-    def backbone(self) -> Tree:
-        """Returns the backbone's parameters in per-layer form, numpy (for export)."""
-        params = merge(self.trainable, self.frozen)['backbone']
-        return jax.tree.map(np.asarray, unstack_layers(params))
 
 
 def restore(workdir: str | Path, weights_file: str | Path = '') -> Restored:

@@ -4,7 +4,7 @@ A run directory holds
 
     config.json       the resolved configuration
     split.json.gz     which images are train, val and test (`runs/kept.py`)
-    backbone.json     a hash of the weights that it tunes (`runs/kept_backbone.py`)
+    backbone.json     a hash of the weights that it tunes (`runs/kept.py`)
     metrics.jsonl     a row an epoch of every job
     prototypes.safetensors  calibrated prompts, where the method has them (prototypes_p_P for each P
                       of a search over it)
@@ -24,16 +24,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jax_prompt.core.grids import edges
-from jax_prompt.core.tree import count
+from jax_prompt.core.tree import Tree, count
+from jax_prompt.evals.classify import (
+    Evaluation,
+    NonFiniteLogits,
+    evaluate,
+    padded_batches,
+    require_finite,
+)
 from jax_prompt.methods import get_method
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.runs.fitting import Trained, after, final_job, pruned_job, search_candidates
 from jax_prompt.runs.kept import check_kept, check_unchanged
-from jax_prompt.runs.last_look import evaluate_once
 from jax_prompt.runs.prepare import Prepared, prepare
 from jax_prompt.runs.result import conclusion, machine, measured_hash, peak_memory_mb, versions
 from jax_prompt.runs.workdir import hold, open_workdir
+from jax_prompt.train.job import Data, Fit, Job, NonFiniteLoss
 from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.loop import fit
 from jax_prompt.train.program import make_logits
@@ -72,7 +81,7 @@ def run(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> dict[
         if config.prune.active:
             job, start = pruned_job(prepared, trained)
             trained = after(trained, job, start, fit(job))
-        tested = _test(prepared, trained)
+        tested = evaluate_once(trained.job, trained.fit, prepared.splits.get('test'))
         seconds = time.perf_counter() - began + trained.earlier
         result = {**tested, **_describe(prepared, trained, seconds)}
         write_json(workdir / 'result.json', result)
@@ -117,16 +126,44 @@ def search(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> di
         return chosen
 
 
-def _test(prepared: Prepared, trained: Trained) -> dict[str, float | None]:
-    """Evaluates the test split, once."""
-    return evaluate_once(
-        partial(make_logits, trained.job.program),
-        trained.fit,
-        trained.start.frozen,
-        prepared.splits.get('test'),
-        trained.job.train,
-        prepared.config.engine.eval_batch_size,
-    )
+def evaluate_once(job: Job, done: Fit, test: Data | None) -> dict[str, float | None]:
+    """Evaluates the test split once with the last weights, and once with the best on validation.
+
+    Args:
+      job: the training.
+      done: what it gave.
+      test: the test split. None: the logits of the first training batch are checked, so that a
+        training that diverged in its last step gives no result.
+
+    Returns:
+      'test_accuracy', 'test_loss' and 'test_accuracy_best_val', None where there is nothing to
+      evaluate.
+
+    Raises:
+      NonFiniteLoss: a logit is not finite.
+    """
+    logits, size = partial(make_logits, job.program), job.engine.eval_batch_size
+
+    def score(weights: Tree, which: str) -> Evaluation | None:
+        try:
+            if test is not None:
+                return evaluate(logits, weights, job.frozen, *test, size)
+            batch = next(padded_batches(job.train.data, len(job.train.labels), size))
+            require_finite(np.asarray(logits(weights, job.frozen, batch)))
+            return None
+        except NonFiniteLogits as error:
+            raise NonFiniteLoss(
+                f'with the weights of the {which} epoch: {error}. There is no result; lower lr or '
+                'set optim.clip_norm, and take another --workdir'
+            ) from error
+
+    last = score(done.trainable, 'last')
+    best = score(done.best, 'best validation') if last and done.best else None
+    return {
+        'test_accuracy': last.accuracy if last else None,
+        'test_loss': last.loss if last else None,
+        'test_accuracy_best_val': best.accuracy if best else None,
+    }
 
 
 def _describe(prepared: Prepared, trained: Trained, seconds: float) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from jax_prompt.data.source import Unreadable
 from jax_prompt.runs import run as runs
 from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.inputs import load_splits, open_data
-from jax_prompt.runs.kept import check_kept, check_unchanged, keep, open_evaluated
-from jax_prompt.runs.kept_backbone import keep_backbone
+from jax_prompt.runs.kept import check_kept, check_unchanged, keep, keep_backbone, open_evaluated
 from jax_prompt.runs.run import run
 from jax_prompt.suite.suite import Benchmark, check_tests
 

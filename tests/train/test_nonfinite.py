@@ -1,7 +1,6 @@
 """A network that gives NaN has no accuracy: it fails, wherever it is evaluated."""
 
 from dataclasses import replace
-from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -13,15 +12,14 @@ from small_job import linear_head, linear_job, two_classes
 
 from jax_prompt.data.kept import Kept
 from jax_prompt.evals.classify import NonFiniteLogits, score
-from jax_prompt.runs import last_look
 from jax_prompt.runs import restore as restoring
 from jax_prompt.runs.restore import Restored
+from jax_prompt.runs.run import evaluate_once
 from jax_prompt.search.population import fit_population
 from jax_prompt.search.search import Candidate, Search
 from jax_prompt.search.sizing import Population
 from jax_prompt.train.job import Data, Fit, NonFiniteLoss
 from jax_prompt.train.loop import fit
-from jax_prompt.train.program import make_logits
 
 # A step with the second gives weights near 1e38, with the third infinite ones.
 GOOD, BAD, WORSE = 1e-2, 3e38, np.inf
@@ -93,18 +91,17 @@ def _broken(head):
 
 
 @pytest.mark.parametrize('has_test', [True, False])
-def test_a_run_that_ends_in_nan_has_no_result(head, has_test):
-    program, broken = _broken(head)
-    split = head[2] if has_test else None
-    logits = partial(make_logits, program)
+def test_a_run_that_ends_in_nan_has_no_result(head, tmp_path, has_test):
+    _, broken = _broken(head)
+    split, job = head[2] if has_test else None, _job(head, tmp_path, GOOD)
     with pytest.raises(NonFiniteLoss, match=r'weights of the last epoch: .*16 of 16 examples'):
-        last_look.evaluate_once(logits, Fit(broken, {}), {}, split, head[2], 16)
+        evaluate_once(job, Fit(broken, {}), split)
     best = Fit(head[1], broken)
     if has_test:
         with pytest.raises(NonFiniteLoss, match=r'weights of the best validation epoch'):
-            last_look.evaluate_once(logits, best, {}, split, head[2], 16)
+            evaluate_once(job, best, split)
     else:
-        got = last_look.evaluate_once(logits, best, {}, split, head[2], 16)
+        got = evaluate_once(job, best, split)
         assert set(got.values()) == {None}
 
 
