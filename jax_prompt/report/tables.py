@@ -90,44 +90,40 @@ def _name(line: Line) -> tuple[str, ...]:
     return line.label, line.backbone, line.weights
 
 
-def _overall(groups: Groups) -> tuple[str, ...]:
-    count = len(all_tasks(groups))
-    return (f'mean of {count}', f'mean of {len(groups)} groups') if len(groups) > 1 else ()
-
-
 def _summary(name: str, title: str, lines: Sequence[Line], groups: Groups, reference: str) -> Table:
-    body = []
-    for line in lines:
-        overall = (show(line.mean), show(line.mean_of_groups)) if len(groups) > 1 else ()
-        body.append(
-            (
-                *_name(line),
-                *((line.paper,) if line.paper else ()),
-                *(show(line.groups[group]) for group in groups),
-                *overall,
-                _wins(line.wins.get('')),
-                *((_bare(line.trainable, 4),) if not line.paper else ()),
-                _bare(line.trainable_head, 2 if line.paper else 4),
-                *((line.seeds,) if not line.paper else ()),
-            )
-        )
     paper = name == 'papers'
-    head = (
-        *('method', 'backbone', 'weights'),
-        *(('paper',) if paper else ()),
-        *(f'{group} ({len(tasks)})' for group, tasks in groups.items()),
-        *_overall(groups),
-        f'wins against {reference}',
-        *(('trained (M)',) if not paper else ()),
-        'printed count (M)' if paper else 'with head (M)',
-        *(('seeds',) if not paper else ()),
-    )
+    columns: list[tuple[str, Callable[[Line], str]]] = [
+        ('method', lambda line: line.label),
+        ('backbone', lambda line: line.backbone),
+        ('weights', lambda line: line.weights),
+        *([('paper', lambda line: line.paper)] if paper else []),
+        *(
+            (f'{group} ({len(tasks)})', lambda line, group=group: show(line.groups[group]))
+            for group, tasks in groups.items()
+        ),
+    ]
+    if len(groups) > 1:
+        columns += [
+            (f'mean of {len(all_tasks(groups))}', lambda line: show(line.mean)),
+            (f'mean of {len(groups)} groups', lambda line: show(line.mean_of_groups)),
+        ]
+    columns.append((f'wins against {reference}', lambda line: _wins(line.wins.get(''))))
+    if paper:
+        columns.append(('printed count (M)', lambda line: _bare(line.trainable_head, 2)))
+    else:
+        columns += [
+            ('trained (M)', lambda line: _bare(line.trainable, 4)),
+            ('with head (M)', lambda line: _bare(line.trainable_head, 4)),
+            ('seeds', lambda line: line.seeds),
+        ]
+    head = tuple(column for column, _ in columns)
+    body = tuple(tuple(cell(line) for _, cell in columns) for line in lines)
     notes = ['Test accuracy in %: mean ± sample standard deviation over seeds.']
     if paper:
         notes = ['Test accuracy in %. * computed from the figures of the same paper.']
     notes += _mixed(lines, lambda line: (*line.groups.values(), line.mean))
     notes += [_at_edge(line) for line in lines if line.edges]
-    return Table(name, f'{title}: means of groups', head, tuple(body), tuple(notes))
+    return Table(name, f'{title}: means of groups', head, body, tuple(notes))
 
 
 def _at_edge(line: Line) -> str:

@@ -4,7 +4,6 @@ What a file is decides its content, never its suffix. Nothing in a file is execu
 pickles, safetensors by its own reader, torch files by `torch_file`.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jax_prompt.core.archive import list_entries
+from jax_prompt.core.json_file import parse_json
 from jax_prompt.core.mapped import dtype_of, map_bytes, release
 from jax_prompt.core.npz import list_arrays, read_array
 from jax_prompt.weights.pickle_values import excerpt
@@ -181,18 +181,15 @@ def _read_npz(path: Path, most: int | None) -> Contents:
             )
         for name, member in members.items():
             array = read_array(path, member)
-            tensors[name] = _bfloat16(array) if array.dtype == np.dtype('V2') else array
+            # Numpy writes bfloat16 as two nameless bytes.
+            nameless = array.dtype == np.dtype('V2')
+            tensors[name] = array.view(dtype_of('bfloat16')) if nameless else array
             release(array)
     except ValueError as error:
         raise ValueError(
             f'{path}: {error}. Only plain arrays are read; a damaged file is to be downloaded again'
         ) from error
     return Contents(tensors, 'npz')
-
-
-def _bfloat16(array: np.ndarray) -> np.ndarray:
-    """Numpy writes bfloat16 as two nameless bytes."""
-    return array.view(dtype_of('bfloat16'))
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -218,8 +215,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
     try:
         with safetensors.safe_open(str(path), framework='np') as file:  # checks the whole header
             names, metadata = list(file.keys()), dict(file.metadata() or {})
-        header = json.loads(text, object_pairs_hook=_once)
-    except (safetensors.SafetensorError, TypeError, ValueError, RecursionError) as error:
+        header = parse_json(text.decode('utf-8'), _MAX_HEADER)
+    except (safetensors.SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f'it is truncated or damaged ({str(error)[:200]})') from error
     _check_names(names)
     tensors = {}
@@ -230,14 +227,6 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
         raw = map_bytes(path, 8 + length + start, stop - start)
         tensors[name] = raw.view(dtype_of(_SAFETENSORS[kind])).reshape(header[name]['shape'])
     return tensors, metadata
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Makes an object of JSON whose names occur once; of two, which one holds is a guess."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise ValueError('its header holds several entries of one name')
-    return made
 
 
 def _read_torch(path: Path) -> Contents:

@@ -5,7 +5,6 @@ Two kinds of files are read: `preprocessor_config.json` and `config.json` of Hug
 normalised, LayerNorm's epsilon, the number of heads.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from typing import Any
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.table import TABLE
 from jax_prompt.core.colour import Colour
+from jax_prompt.core.json_file import load_json
 from jax_prompt.weights.family import Hub
 from jax_prompt.weights.identity import colour
 
@@ -88,12 +88,7 @@ def read_sidecar(path: Path, config: Config, hub: Hub) -> Sidecar:
 def _read(path: Path) -> Mapping[str, Any]:
     if path.stat().st_size > _MAX_BYTES:
         raise ValueError(f'{path} has more than {_MAX_BYTES} bytes; move it away from the weights')
-    try:
-        data = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f'{path} is damaged ({error}); mend it, or move it away from the weights'
-        ) from error
+    data = load_json(path, 'mend it, or move it away from the weights')
     return data if isinstance(data, dict) else {}
 
 

@@ -85,9 +85,7 @@ class Reading:
 
     def fits(self, names: Collection[str]) -> bool:
         """Whether a file with these names may be meant like this."""
-        if any(occurs(pattern, names) for pattern in self.absent):
-            return False
-        return all(occurs(pattern, names) for pattern in self.needs)
+        return agree(self.needs, self.absent, names)
 
 
 @dataclass(frozen=True)
@@ -154,9 +152,14 @@ class NameTable:
 
     def may_be(self, names: Collection[str]) -> bool:
         """Whether nothing in the names speaks against this format."""
-        if any(occurs(pattern, names) for pattern in self.absent):
-            return False
-        return all(occurs(pattern, names) for pattern in self.needs)
+        return agree(self.needs, self.absent, names)
+
+
+def agree(needs: Collection[str], absent: Collection[str], names: Collection[str]) -> bool:
+    """Whether each pattern of `needs` and none of `absent` occurs among the names."""
+    if any(occurs(pattern, names) for pattern in absent):
+        return False
+    return all(occurs(pattern, names) for pattern in needs)
 
 
 def occurs(pattern: str, names: Collection[str]) -> bool:
