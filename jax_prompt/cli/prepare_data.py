@@ -7,7 +7,6 @@
 `--task` takes names of tasks or of groups (vtab, fgvc), several with commas.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from jax_prompt.data.tasks import ALL, find_task
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 where all data asked for is ready, 1 where some is not, 2 after an error."""
+    """Runs the command; returns 0 where all data asked for is ready, 1 where some is not."""
     parser = make_parser('prepare-data', __doc__)
     parser.add_argument('--task', default='', help='tasks or groups; with --check: default all')
     parser.add_argument('--data_dir', default='', help="default: TFDS's own")
@@ -27,25 +26,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--no_checksums', action='store_true', help='convert without comparing')
     args = parser.parse_args(argv)
     data_dir = args.data_dir or None
-    try:
-        if args.convert:
-            if data_dir is None:
-                raise ValueError('--convert needs --data_dir, where the converted data goes')
-            folder, target = Path(args.convert).expanduser(), Path(data_dir).expanduser()
-            print(convert(folder, target, check=not args.no_checksums, report=print))
-            return 0
-        names = expand(args.task)
-        if args.check:
-            return check(names, data_dir)
-        if not args.task:
-            raise ValueError('name a task: --task vtab/dtd; or look at all: --check')
-        for name in names:
-            if find_state(name, data_dir).state != READY:
-                print(prepare(name, data_dir))
+    if args.convert:
+        if data_dir is None:
+            raise ValueError('--convert needs --data_dir, where the converted data goes')
+        folder, target = Path(args.convert).expanduser(), Path(data_dir).expanduser()
+        print(convert(folder, target, check=not args.no_checksums, report=print))
         return 0
-    except ValueError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    names = expand(args.task)
+    if args.check:
+        return check(names, data_dir)
+    if not args.task:
+        raise ValueError('name a task: --task vtab/dtd; or look at all: --check')
+    for name in names:
+        if find_state(name, data_dir).state != READY:
+            print(prepare(name, data_dir))
+    return 0
 
 
 def expand(asked: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Makes text from files safe to print: a terminal shows it and obeys none of it."""
 
 import unicodedata
+from collections.abc import Callable, Sequence
 
 # These change the order in which letters are shown, so that one name can look like another.
 _TURNS = set('\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069')
@@ -22,6 +23,16 @@ def printable(text: str) -> str:
     red\x1b[31m\n
     """
     return ''.join(_escape(c) if _is_unsafe(c) else c for c in text)
+
+
+def some(names: Sequence[str], most: int, show: Callable[[str], str] = printable) -> str:
+    """Joins names by commas; those after the first `most` are counted.
+
+    >>> some(['a', 'b', 'c', 'd'], 2)
+    'a, b and 2 more'
+    """
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(map(show, names[:most])) + more
 
 
 def _is_unsafe(c: str) -> bool:

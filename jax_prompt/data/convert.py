@@ -6,17 +6,16 @@ API, 'train[:800]' for example, names the same examples.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from jax_prompt.core.files import temporary_folder
 from jax_prompt.data.tfds_files import open_builder
+from jax_prompt.data.tfds_folders import INFO, move_into_place
 from jax_prompt.data.tfrecord import read_records
 
 _FROM, _TO = 'tfrecord', 'array_record'
-_INFO = 'dataset_info.json'
 
 
 def convert(
@@ -42,8 +41,8 @@ def convert(
     Raises:
       ValueError: the folder holds no tfrecord data, or its files do not fit its description.
     """
-    if not (folder / _INFO).is_file():
-        raise ValueError(f'{folder} has no {_INFO}; name the folder of a version, as dtd/3.0.1')
+    if not (folder / INFO).is_file():
+        raise ValueError(f'{folder} has no {INFO}; name the folder of a version, as dtd/3.0.1')
     import tensorflow_datasets as tfds
 
     info = open_builder(folder).info
@@ -51,7 +50,7 @@ def convert(
     if info.file_format is None or info.file_format.value != _FROM:
         raise ValueError(f'{folder} is prepared as {formats}; only {_FROM} is converted')
     final = data_dir / info.full_name
-    if (final / _INFO).is_file():
+    if (final / INFO).is_file():
         return final
     if final.resolve() == folder.resolve():
         raise ValueError(f'{final} is the folder itself; name another data_dir')
@@ -66,15 +65,11 @@ def convert(
                 shards.add(name)
                 report(f'{name}: {count} examples')
         for path in folder.iterdir():
-            if path.is_file() and path.name not in {*shards, _INFO}:
+            if path.is_file() and path.name not in {*shards, INFO}:
                 shutil.copyfile(path, made / path.name)
-        _describe(folder / _INFO, made / _INFO)
+        _describe(folder / INFO, made / INFO)
         _check_first(tfds, made)
-        try:
-            os.rename(made, final)
-        except OSError:
-            if not (final / _INFO).is_file():  # another process was first, else an error
-                raise
+        move_into_place(made, final)
     return final
 
 

@@ -5,8 +5,23 @@ subset with every version of numpy.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Draw(NamedTuple):
+    """What is taken from train where the data has no val or no test of its own.
+
+    Attributes:
+      val: share of train that becomes val.
+      test: likewise test; 0: no test.
+      seed: of the stratified draw.
+    """
+
+    val: float
+    test: float
+    seed: int
 
 
 def stratified_split(
@@ -42,6 +57,12 @@ def stratified_split(
     drawn = [rng.permutation(group)[:k] for group, k in zip(groups, count, strict=True)]
     taken = np.sort(np.concatenate([np.zeros(0, np.int64), *drawn])).astype(np.int64)
     return np.setdiff1d(np.arange(len(labels)), taken), taken
+
+
+def draw_percent(labels: np.ndarray, percent: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits as `stratified_split` does; what is kept is (100 - percent) %, rounded down."""
+    count = len(labels) - (100 - percent) * len(labels) // 100
+    return stratified_split(labels, count / len(labels), seed)
 
 
 def per_class(labels: np.ndarray, k: int, seed: int) -> np.ndarray:
@@ -121,20 +142,14 @@ def long_tail(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
 
 
 def complete(
-    labels: np.ndarray,
-    parts: Mapping[str, np.ndarray],
-    val_fraction: float,
-    test_fraction: float,
-    seed: int,
+    labels: np.ndarray, parts: Mapping[str, np.ndarray], draw: Draw
 ) -> dict[str, np.ndarray]:
     """Takes val, and test where asked, from train where the data has none of its own.
 
     Args:
       labels: [n] labels of all examples.
       parts: indices by split name; 'train' at least, missing or empty ones are filled.
-      val_fraction: share of the examples in train that becomes val; more than 0.
-      test_fraction: likewise test; 0 leaves the data without.
-      seed: of the draw.
+      draw: how much is taken.
 
     Returns:
       Indices by split name.
@@ -144,19 +159,19 @@ def complete(
     """
     out = {name: np.asarray(index) for name, index in parts.items() if len(index)}
     own_val, own_test = 'val' in out, 'test' in out
-    val, test = (0.0 if own_val else val_fraction), (0.0 if own_test else test_fraction)
+    val, test = (0.0 if own_val else draw.val), (0.0 if own_test else draw.test)
     if test < 0 or val < 0 or test + val >= 1 or not (own_val or val):
         raise ValueError(
-            f'val_fraction is {val_fraction} and test_fraction {test_fraction}; the data has '
+            f'val_fraction is {draw.val} and test_fraction {draw.test}; the data has '
             f'{sorted(out)}; allowed: a sum below 1, and val_fraction above 0 if there is no val'
         )
     train = out['train']
     size = len(train)
     if test:
-        kept, taken = stratified_split(labels[train], test, seed)
+        kept, taken = stratified_split(labels[train], test, draw.seed)
         out['test'], train = train[taken], train[kept]
     if val:
-        kept, taken = stratified_split(labels[train], val * size / len(train), seed)
+        kept, taken = stratified_split(labels[train], val * size / len(train), draw.seed)
         out['val'], train = train[taken], train[kept]
     empty = [name for name in ('val', 'test') if name in out and not len(out[name])]
     if empty or not len(train):

@@ -6,7 +6,7 @@ warning.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from jax_prompt.core.printable import printable
 from jax_prompt.data.decode import decode_image
-from jax_prompt.data.draws import complete
+from jax_prompt.data.draws import Draw, complete
 from jax_prompt.data.files import (
     SUFFIXES,
     entries,
@@ -46,16 +46,12 @@ class ImageFile:
     size: int
 
 
-def open_folder(
-    root: Path, val_fraction: float, test_fraction: float, seed: int, *, split_folders: bool = True
-) -> Source:
+def open_folder(root: Path, draw: Draw, *, split_folders: bool = True) -> Source:
     """Opens an image folder.
 
     Args:
       root: the folder.
-      val_fraction: share of train, stratified, that becomes val where there is no val folder.
-      test_fraction: likewise test.
-      seed: of that draw.
+      draw: what is taken from train where there is no val or no test folder.
       split_folders: whether folders named as splits are splits; False: all are classes.
 
     Returns:
@@ -67,32 +63,63 @@ def open_folder(
     files = find_files(root, find_layout(root) if split_folders else Layout({}))
     if 'train' not in files:
         raise ValueError(f'{root}: {sorted(files)} without class folders in a train folder')
-    everything = [file for name in SPLITS for file in files.get(name, ())]
     classes = sorted({file.label for file in files['train']})
     if len(classes) < 2:
         raise ValueError(_one_class(root, classes))
-    codes = {name: code for code, name in enumerate(classes)}
-    unknown = sorted(file.path for file in everything if file.label not in codes)
+    everything = [file for own in files.values() for file in own]
+    unknown = sorted(file.path for file in everything if file.label not in set(classes))
     if unknown:
         raise ValueError(
             f'{printable(str(unknown[0]))}: its class folder has no counterpart in train, which '
             f'has {classes[:20]}'
         )
+    return source_of_files(root, files, classes, draw, folder=root)
+
+
+def source_of_files(
+    root: Path,
+    files: Mapping[str, Sequence[ImageFile]],
+    classes: Sequence[str],
+    draw: Draw,
+    *,
+    exif: bool = True,
+    all_classes: bool = True,
+    folder: Path | None = None,
+) -> Source:
+    """Makes the source of labelled image files.
+
+    Args:
+      root: the folder that their names are relative to, and the source's name.
+      files: the images of each split, of train at least.
+      classes: names of all their classes, in the order of the labels.
+      draw: what is taken from train where there is no val or no test.
+      exif: turn images as their EXIF orientation says.
+      all_classes: as in `make_source`.
+      folder: likewise.
+
+    Raises:
+      ValueError: as `draws.complete` and `make_source`.
+    """
+    everything = [file for name in SPLITS for file in files.get(name, ())]
+    codes = {name: code for code, name in enumerate(classes)}
     labels = np.array([codes[file.label] for file in everything], np.int32)
-    ends = np.cumsum([len(files.get(name, ())) for name in SPLITS])
-    parts = {
-        name: np.arange(end - len(files.get(name, ())), end)
-        for name, end in zip(SPLITS, ends, strict=True)
-    }
-    indices = complete(labels, parts, val_fraction, test_fraction, seed)
-    splits = {
-        name: split_of_files(
-            name, root, [everything[i] for i in indices[name]], labels[indices[name]]
-        )
-        for name in sorted(indices)
-    }
+    parts, start = {}, 0
+    for name in SPLITS:
+        parts[name] = np.arange(start, start + len(files.get(name, ())))
+        start += len(parts[name])
+    splits = {}
+    for name, index in sorted(complete(labels, parts, draw).items()):
+        own = [everything[i] for i in index]
+        splits[name] = split_of_files(name, root, own, labels[index], exif=exif)
     identity = [f'{name} {path} {size}' for name in splits for path, size in splits[name].files]
-    return make_source(printable(root.resolve().name), classes, splits, identity, folder=root)
+    return make_source(
+        printable(root.resolve().name),
+        classes,
+        splits,
+        identity,
+        all_classes=all_classes,
+        folder=folder,
+    )
 
 
 def find_files(root: Path, layout: Layout) -> dict[str, list[ImageFile]]:

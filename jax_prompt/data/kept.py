@@ -9,12 +9,11 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jax_prompt.core.files import whole_file
-from jax_prompt.core.printable import printable
+from jax_prompt.core.printable import some
 from jax_prompt.data.folder import ImageFile, split_of_files
 from jax_prompt.data.source import Source, Split
 
@@ -98,7 +97,7 @@ def changes(kept: Kept, source: Source) -> str:
         ('classes that are gone', kept.classes, source.classes),
     ):
         names = [name for name in there if name not in set(here)]
-        out += [f'{what}: {_some(names)}'] if names else []
+        out += [f'{what}: {some(names, _NAMED)}'] if names else []
     if kept.files and source.folder is not None:
         was = {path: size for rows in kept.files.values() for path, size, _ in rows}
         now = {path: _size(source.folder / path) for path in was}
@@ -109,7 +108,7 @@ def changes(kept: Kept, source: Source) -> str:
             ('of another size', {path for path in was if now[path] not in (None, was[path])}),
         ):
             noun = 'image is' if len(paths) == 1 else 'images are'
-            out += [f'{len(paths)} {noun} {what}: {_some(sorted(paths))}'] if paths else []
+            out += [f'{len(paths)} {noun} {what}: {some(sorted(paths), _NAMED)}'] if paths else []
     sizes = {name: len(one) for name, one in source.splits.items()}
     if not out and sizes != kept.sizes:
         out.append(f'images of each split: {kept.sizes} then, {sizes} now')
@@ -130,7 +129,7 @@ def open_kept(kept: Kept, folder: Path, split: str) -> Split:
     if changed:
         raise ValueError(
             f'{folder}: {len(changed)} of the {len(rows)} images of {split} that the run had are '
-            f'gone or changed: {_some(changed)}; put them back'
+            f'gone or changed: {some(changed, _NAMED)}; put them back'
         )
     files = [ImageFile(folder / path, kept.classes[label], size) for path, size, label in rows]
     labels = np.array([label for _, _, label in rows], np.int32)
@@ -139,8 +138,3 @@ def open_kept(kept: Kept, folder: Path, split: str) -> Split:
 
 def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
-
-
-def _some(names: Any) -> str:
-    more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
-    return ', '.join(printable(name) for name in names[:_NAMED]) + more

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from jax_prompt.core.printable import some
 from jax_prompt.data.folder import find_files, split_of_files
 from jax_prompt.data.layout import Layout, find_layout
 from jax_prompt.data.lists import find_lists
 from jax_prompt.data.open import folder_of
 from jax_prompt.data.source import Source, Split
+
+_NAMED = 20  # classes that an error names
 
 
 def open_labelled(
@@ -58,11 +61,7 @@ def _codes(where: str, names: Sequence[str], classes: Sequence[str]) -> np.ndarr
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(
-            f'{where} has the classes {_list(unknown)}; this run knows {_list(classes)}'
+            f'{where} has the classes {some(unknown, _NAMED, repr)}; this run knows '
+            f'{some(classes, _NAMED, repr)}'
         )
     return np.array([known[name] for name in names], np.int32)
-
-
-def _list(names: Sequence[str]) -> str:
-    shown = ', '.join(repr(name) for name in names[:20])
-    return shown + (f' and {len(names) - 20} more' if len(names) > 20 else '')

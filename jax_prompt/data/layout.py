@@ -11,11 +11,11 @@ beside other class folders is a class of that name. What fits neither way is an 
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jax_prompt.core.printable import printable
+from jax_prompt.core.printable import printable, some
 from jax_prompt.data.files import entries, holds_images, is_hidden, is_image, walk_images
 
 SPLITS = ('train', 'val', 'test')
@@ -191,6 +191,5 @@ def _count(folder: Path) -> int:
     return sum(1 for _ in walk_images(folder, []))
 
 
-def _names(folders) -> str:
-    names = [printable(one.name) for one in folders]
-    return ', '.join(names[:10]) + (f' and {len(names) - 10} more' if len(names) > 10 else '')
+def _names(folders: Iterable[Path]) -> str:
+    return some([one.name for one in folders], 10)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jax_prompt.core.printable import printable
 from jax_prompt.data.decode import decode_image
-from jax_prompt.data.draws import stratified_split
+from jax_prompt.data.draws import draw_percent
 from jax_prompt.data.files import read_file
 from jax_prompt.data.source import Source, Split, make_source
 
@@ -47,8 +47,7 @@ def open_listed(root: Path, val_percent: int, val_seed: int) -> Source:
     labels = np.array([codes[numbers[name]] for name in names], np.int32)
     official = np.array([parts[name] == '1' for name in names])
     train, test = np.flatnonzero(official), np.flatnonzero(~official)
-    count = len(train) - (100 - val_percent) * len(train) // 100
-    kept, taken = stratified_split(labels[train], count / len(train), val_seed)
+    kept, taken = draw_percent(labels[train], val_percent, val_seed)
     index = {'train': train[kept], 'val': train[taken], 'test': test}
     files = [root / 'images' / paths[name] for name in names]
     splits = {name: _split(name, files, labels, one) for name, one in index.items()}

@@ -13,14 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from jax_prompt.core.printable import printable
-from jax_prompt.data.draws import complete
+from jax_prompt.data.draws import Draw
 from jax_prompt.data.files import entries, file_size, is_image, read_file
-from jax_prompt.data.folder import ImageFile, split_of_files
+from jax_prompt.data.folder import ImageFile, source_of_files
 from jax_prompt.data.layout import SPLITS, split_of
-from jax_prompt.data.source import Source, make_source
+from jax_prompt.data.source import Source
 
 _LOG = logging.getLogger(__name__)
 _FOLDERS = ('', 'images', 'Images')
@@ -57,22 +55,14 @@ def find_lists(root: Path) -> dict[str, ImageList]:
 
 
 def open_lists(
-    root: Path,
-    lists: Mapping[str, ImageList],
-    val_fraction: float,
-    test_fraction: float,
-    seed: int,
-    *,
-    exif: bool = True,
+    root: Path, lists: Mapping[str, ImageList], draw: Draw, *, exif: bool = True
 ) -> Source:
     """Opens a folder whose lists say which images are train, val and test.
 
     Args:
       root: the folder.
       lists: its lists, as `find_lists` gives them.
-      val_fraction: share of train, stratified, that becomes val where there is no list of val.
-      test_fraction: likewise test.
-      seed: of that draw.
+      draw: what is taken from train where there is no list of val or of test.
       exif: turn images as their EXIF orientation says.
 
     Returns:
@@ -88,26 +78,12 @@ def open_lists(
     unused = f'; not used: {printable(", ".join(sorted(rest)))}' if rest else ''
     _LOG.warning('%s: %s%s', printable(str(root)), used, unused)
     files = {split: _files(root, one) for split, one in lists.items()}
-    everything = [file for name in SPLITS for file in files.get(name, ())]
-    names = {file.label for file in everything}
+    names = {file.label for own in files.values() for file in own}
     numbers = all(name.isdecimal() for name in names)
     classes = sorted(names, key=int) if numbers else sorted(names)
-    codes = {name: code for code, name in enumerate(classes)}
-    labels = np.array([codes[file.label] for file in everything], np.int32)
-    parts, start = {}, 0
-    for name in SPLITS:
-        parts[name] = np.arange(start, start + len(files.get(name, ())))
-        start += len(parts[name])
-    indices = complete(labels, parts, val_fraction, test_fraction, seed)
-    splits = {}
-    for name in sorted(indices):
-        own = [everything[i] for i in indices[name]]
-        splits[name] = split_of_files(name, root, own, labels[indices[name]], exif=exif)
-    identity = [f'{name} {path} {size}' for name in splits for path, size in splits[name].files]
     # A named task's images are fixed: where they changed, there is no folder to take others from.
     folder = root if exif else None
-    name = printable(root.resolve().name)
-    return make_source(name, classes, splits, identity, all_classes=False, folder=folder)
+    return source_of_files(root, files, classes, draw, exif=exif, all_classes=False, folder=folder)
 
 
 def _named_as_splits(root: Path) -> list[Path]:

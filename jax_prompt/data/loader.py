@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,22 +11,7 @@ from jax_prompt.data.source import Split, visit
 from jax_prompt.data.transforms import prepare_image
 
 
-@dataclass(frozen=True)
-class Arrays:
-    """A split in memory.
-
-    Attributes:
-      images: [n, S, S, 3] uint8 RGB.
-      labels: [n] int32.
-      names: of the examples, as `Split.where` gives them.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    names: tuple[str, ...]
-
-
-def load_arrays(
+def load_images(
     split: Split,
     size: int,
     *,
@@ -35,8 +19,8 @@ def load_arrays(
     crop: str = 'squash',
     crop_ratio: float = 0.875,
     workers: int = 2,
-) -> Arrays:
-    """Decodes a whole split.
+) -> np.ndarray:
+    """Decodes the images of a whole split.
 
     Args:
       split: the split.
@@ -47,7 +31,7 @@ def load_arrays(
       workers: threads.
 
     Returns:
-      The split in memory.
+      [n, S, S, 3] uint8 RGB.
 
     Raises:
       ValueError: images that can't be decoded, by name.
@@ -58,14 +42,13 @@ def load_arrays(
         images[i] = prepare_image(image, size, method, crop, crop_ratio)
 
     visit(split, store, workers)
-    names = tuple(split.where(i) for i in range(len(split)))
-    return Arrays(images, np.asarray(split.labels, np.int32), names)
+    return images
 
 
 class Stream:
     """Batches of a split that does not fit in memory, decoded by threads ahead of their use.
 
-    The images are those that `load_arrays` would hold, bit for bit. A stream keeps no position: to
+    The images are those that `load_images` would give, bit for bit. A stream keeps no position: to
     go on after batch k, ask for the batches of order[k:].
 
     Args:

@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from jax_prompt.data.draws import Draw
 from jax_prompt.data.files import holds_images
 from jax_prompt.data.source import Source, Split, check
 from jax_prompt.data.subset_names import draw_subset, parse_subset
@@ -53,34 +54,32 @@ def open_source(
     Raises:
       ValueError: nothing there, or what is there is no labelled set of images.
     """
-    fractions = (val_fraction, test_fraction, seed)
+    return _open(data, Draw(val_fraction, test_fraction, seed), data_dir, draw_seed)
+
+
+def _open(data: str, draw: Draw, data_dir: str | None, draw_seed: int) -> Source:
     subset = parse_subset(data)
     if subset is not None:
         kind, amount, rest = subset
-        whole = open_source(
-            rest,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            seed=draw_seed,  # a val that is drawn must not wander into the subset
-            data_dir=data_dir,
-        )
+        # A val that is drawn must not wander into the subset.
+        whole = _open(rest, draw._replace(seed=draw_seed), data_dir, 0)
         return draw_subset(whole, kind, amount, draw_seed)
     if data.startswith('tfds:') or data in _OWN:
         from jax_prompt.data.tfds_source import open_own, open_tfds
 
         if data in _OWN:
-            return open_own(_own(data), *fractions, data_dir)
-        return open_tfds(data.removeprefix('tfds:'), *fractions, data_dir)
+            return open_own(_own(data), draw, data_dir)
+        return open_tfds(data.removeprefix('tfds:'), draw, data_dir)
     if any(task.name == data for task in ALL):
-        return _open_task(data, fractions, data_dir, draw_seed)
+        return _open_task(data, draw, data_dir, draw_seed)
     found = folder_of(data)
     if found is not None:
-        return _open_folder(*found, fractions)
+        return _open_folder(*found, draw)
     path = Path(data).expanduser()
     if path.suffix == '.npz' and os.path.isfile(path):
         from jax_prompt.data.packed import open_packed
 
-        return open_packed(path, *fractions)
+        return open_packed(path, draw)
     missing = '' if os.path.exists(path) else ' (no such file, folder or task)'
     near = f'; nearest tasks: {nearest_tasks(data)}' if nearest_tasks(data) else ''
     raise ValueError(f'data is {data!r}{missing}; allowed: {_ALLOWED}{near}')
@@ -97,13 +96,13 @@ def folder_of(data: str) -> tuple[Path, bool] | None:
     return path, kind != 'class_folders:'
 
 
-def _open_folder(root: Path, split_folders: bool, fractions: tuple[float, float, int]) -> Source:
+def _open_folder(root: Path, split_folders: bool, draw: Draw) -> Source:
     from jax_prompt.data.folder import open_folder
     from jax_prompt.data.lists import find_lists, open_lists
 
     if split_folders and (lists := find_lists(root)):
-        return open_lists(root, lists, *fractions)
-    return open_folder(root, *fractions, split_folders=split_folders)
+        return open_lists(root, lists, draw)
+    return open_folder(root, draw, split_folders=split_folders)
 
 
 def _own(name: str) -> str:
@@ -127,9 +126,7 @@ def published_lists(task: Task, data_dir: str | None) -> Path | None:
     return folder if (folder / 'train.json').is_file() else None
 
 
-def _open_task(
-    name: str, fractions: tuple[float, float, int], data_dir: str | None, draw_seed: int
-) -> Source:
+def _open_task(name: str, draw: Draw, data_dir: str | None, draw_seed: int) -> Source:
     """Opens a row of a table."""
     if Path(name).is_dir():
         raise ValueError(_both(name))
@@ -139,22 +136,14 @@ def _open_task(
         from jax_prompt.data.lists import find_lists, open_lists
 
         lists = find_lists(published)
-        return replace(open_lists(published, lists, *fractions, exif=False), name=name)
+        return replace(open_lists(published, lists, draw, exif=False), name=name)
     if task.rule is not None:
         from jax_prompt.data.ruled import open_ruled
 
         return open_ruled(task, data_dir)
     kind, _, rest = task.data.partition(':')
     if kind not in ('folder', 'listed'):
-        val_fraction, test_fraction, seed = fractions
-        return open_source(
-            task.data,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            seed=seed,
-            data_dir=data_dir,
-            draw_seed=draw_seed,
-        )
+        return _open(task.data, draw, data_dir, draw_seed)
     from jax_prompt.data.tfds_folders import data_root
 
     root = data_root(data_dir) / rest
@@ -168,4 +157,4 @@ def _open_task(
     from jax_prompt.data.folder import open_folder
 
     # Whole sets without parts of their own: 70, 10 and 20 % by one draw.
-    return open_folder(root, 0.1, 0.2, 0)
+    return open_folder(root, Draw(0.1, 0.2, 0))

@@ -12,21 +12,19 @@ import numpy as np
 
 from jax_prompt.core.npz import Member, list_arrays, read_array
 from jax_prompt.data.decode import decode_image
-from jax_prompt.data.draws import complete
+from jax_prompt.data.draws import Draw, complete
 from jax_prompt.data.source import Source, Split, make_source
 
 _KINDS = {'bytes': 'u', 'offset': 'iu', 'label': 'iu', 'split': 'iu', 'classes': 'U'}
 _SPLITS = ('train', 'val', 'test')
 
 
-def open_packed(path: Path, val_fraction: float, test_fraction: float, seed: int) -> Source:
+def open_packed(path: Path, draw: Draw) -> Source:
     """Opens a packed npz.
 
     Args:
       path: the file.
-      val_fraction: share of train, stratified, that becomes val where the pack has none.
-      test_fraction: likewise test.
-      seed: of that draw.
+      draw: what is taken from train where the pack has no val or no test.
 
     Returns:
       The source; examples are named 'flowers5.npz[17]' by their place in the pack.
@@ -54,7 +52,7 @@ def open_packed(path: Path, val_fraction: float, test_fraction: float, seed: int
     parts = {name: np.flatnonzero(membership == code) for code, name in enumerate(_SPLITS)}
     if not len(parts['train']):
         raise ValueError(f"{path}: no example has split 0 (train); split's values are 0, 1, 2")
-    indices = complete(labels, parts, val_fraction, test_fraction, seed)
+    indices = complete(labels, parts, draw)
     splits = {name: select(name, indices[name]) for name in _SPLITS if name in indices}
     members = [indices[name].astype('<i8').tobytes() for name in splits]
     return make_source(

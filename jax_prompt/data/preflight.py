@@ -13,11 +13,10 @@ from jax_prompt.data.subset_names import parse_subset
 from jax_prompt.data.task import Rule, Task
 from jax_prompt.data.tasks import TASKS, find_task
 from jax_prompt.data.tfds_files import check_folder
-from jax_prompt.data.tfds_folders import data_root, prepared_folder
+from jax_prompt.data.tfds_folders import INFO, data_root, prepared_folder
 from jax_prompt.data.tfds_source import Prepared, open_prepared
 
 READY, CONVERT, MISSING, UNFIT = 'ready', 'convert', 'missing', 'unfit'
-_INFO = 'dataset_info.json'
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,8 @@ def find_state(name: str, data_dir: str | None) -> State:
     task = find_task(name)
     base = _base(task)
     root = data_root(data_dir)
-    if base.name == 'digits' and not _can_open_digits(root):
+    prepared = any(root.glob(f'jax_prompt_digits/*/{INFO}'))
+    if base.name == 'digits' and not prepared and not _can_import('sklearn'):
         todo = ("pip install 'jax-prompt[quickstart]'",)
         return State(name, MISSING, 'made from scikit-learn, which is not installed', todo)
     if base in TASKS:
@@ -103,11 +103,6 @@ def prepare(name: str, data_dir: str | None) -> Path:
     return Path(builder.data_dir)
 
 
-def _can_open_digits(root: Path) -> bool:
-    """Whether the digits are prepared, or scikit-learn is there to make them from."""
-    return any(root.glob(f'jax_prompt_digits/*/{_INFO}')) or _can_import('sklearn')
-
-
 def _can_import(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
@@ -153,7 +148,7 @@ def _look_at_builder(name: str, task: Task, spec: str, root: Path) -> State:
         check_folder(folder)
     except ValueError as error:
         return State(name, UNFIT, str(error), (), task.licence)
-    described = json.loads((folder / _INFO).read_text(encoding='utf-8'))
+    described = json.loads((folder / INFO).read_text(encoding='utf-8'))
     formats = [
         described.get('fileFormat', 'tfrecord'),
         *described.get('alternativeFileFormats', []),

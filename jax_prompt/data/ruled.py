@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_prompt.data.draws import stratified_split
+from jax_prompt.data.draws import draw_percent
 from jax_prompt.data.label_cache import cached_labels
 from jax_prompt.data.source import Source, Split, concatenate, make_source, select
 from jax_prompt.data.task import Rule, Task
@@ -94,8 +94,7 @@ def _scaled(split: Split, scale: int, i: int) -> np.ndarray:
 
 def _draw_val(train: Split, rule: Rule) -> tuple[Split, Split]:
     """Cuts a stratified share off train: (train, val)."""
-    count = len(train) - (100 - rule.val_percent) * len(train) // 100
-    kept, taken = stratified_split(train.labels, count / len(train), rule.val_seed)
+    kept, taken = draw_percent(train.labels, rule.val_percent, rule.val_seed)
     return select('train', train, kept), select('val', train, taken)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_prompt.core.printable import some
 from jax_prompt.data.room import ROOM
 
 _CHUNK = 16  # examples a thread takes at a time
@@ -144,7 +145,8 @@ def make_source(
     empty = [classes[i] for i in np.flatnonzero(counts == 0)]
     if empty and all_classes:
         raise ValueError(
-            f'{name}: no training images of {_some(empty)}; add images or remove the class'
+            f'{name}: no training images of {some(empty, _NAMED, repr)}; add images or remove the '
+            'class'
         )
     digest = hashlib.sha256(repr(classes).encode())
     for key in sorted(splits):
@@ -205,8 +207,3 @@ def visit(split: Split, use: Callable[[int, np.ndarray], None], workers: int = 2
 def check(split: Split, workers: int = 2) -> None:
     """Decodes every image; raises one ValueError that names the corrupt ones."""
     visit(split, lambda i, image: None, workers)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
-    return ', '.join(repr(name) for name in names[:_NAMED]) + more

@@ -11,7 +11,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-_INFO, _FEATURES = 'dataset_info.json', 'features.json'
+from jax_prompt.data.tfds_folders import INFO
+
+_FEATURES = 'features.json'
 _OWN = re.compile(r'tensorflow_datasets\.core\.features\.([a-z0-9_]+\.)*[A-Za-z0-9_]+')
 _PROTO = re.compile(r'tensorflow_datasets\.[A-Za-z0-9_.]+')
 _CLASS_KEYS = ('pythonClassName', 'python_class_name')
@@ -24,7 +26,7 @@ def check_folder(folder: Path) -> None:
     Raises:
       ValueError: one is damaged, or it names a class that is none of TFDS's features.
     """
-    _object(folder / _INFO)
+    _object(folder / INFO)
     features = folder / _FEATURES
     if features.exists():
         _check_features(features, _object(features))
@@ -47,7 +49,7 @@ def open_builder(folder: Path) -> Any:
     except Exception as error:  # TFDS raises anything on descriptions that do not fit together
         text = ' '.join(str(error).split())[:300]
         raise ValueError(
-            f'{folder}: {_INFO} and {_FEATURES} are not what TFDS reads: '
+            f'{folder}: {INFO} and {_FEATURES} are not what TFDS reads: '
             f'{type(error).__name__}: {text}'
         ) from error
     return builder
@@ -68,12 +70,12 @@ def check_counts(folder: Path, info: Any, split: str) -> None:
     for path, wanted in zip(stored.filepaths, stored.shard_lengths, strict=True):
         path = Path(path)
         if path.resolve().parent != folder.resolve():
-            raise ValueError(f'{folder / _INFO}: split {split!r} names {path}, outside its folder')
+            raise ValueError(f'{folder / INFO}: split {split!r} names {path}, outside its folder')
         if not path.is_file():
             raise ValueError(f'{path} is missing; its folder is not whole')
         found = _num_records(path)
         if found != wanted:
-            raise ValueError(f'{path} has {found} examples; shardLengths in {_INFO} says {wanted}')
+            raise ValueError(f'{path} has {found} examples; shardLengths in {INFO} says {wanted}')
 
 
 def check_empty(folder: Path, split: str) -> None:
@@ -84,7 +86,7 @@ def check_empty(folder: Path, split: str) -> None:
     """
     for path in sorted(folder.glob(f'*-{glob.escape(split)}.array_record*')):
         if path.stat().st_size and (found := _num_records(path)):
-            raise ValueError(f'{path} has {found} examples; shardLengths in {_INFO} says 0')
+            raise ValueError(f'{path} has {found} examples; shardLengths in {INFO} says 0')
 
 
 def _num_records(path: Path) -> int:

@@ -1,11 +1,12 @@
 """Where prepared TFDS data lies: from 'NAME[/CONFIG][:VERSION]' to a folder."""
 
+import os
 import re
 from pathlib import Path
 
 _SPEC = re.compile(r'^(?P<name>\w+)(/(?P<config>[^:]+))?(:(?P<version>\d+\.\d+\.\d+))?$')
 _VERSION = re.compile(r'^\d+\.\d+\.\d+$')
-_INFO = 'dataset_info.json'
+INFO = 'dataset_info.json'  # the description of prepared data, in its folder
 
 
 def data_root(data_dir: str | None) -> Path:
@@ -47,7 +48,7 @@ def _find(name: str, config: str | None, version: str | None, root: Path) -> Pat
 def _versions(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
-    names = [p.name for p in folder.iterdir() if _VERSION.match(p.name) and (p / _INFO).is_file()]
+    names = [p.name for p in folder.iterdir() if _VERSION.match(p.name) and (p / INFO).is_file()]
     return sorted(names, key=lambda name: [int(part) for part in name.split('.')])
 
 
@@ -58,6 +59,15 @@ def how_to_prepare(name: str, root: Path) -> str:
         f"  python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
         f"data_dir='{root}', file_format='array_record').download_and_prepare()\""
     )
+
+
+def move_into_place(made: Path, final: Path) -> None:
+    """Renames prepared data in one step; where another process was first, its own stays."""
+    try:
+        os.rename(made, final)
+    except OSError:
+        if not (final / INFO).is_file():
+            raise
 
 
 def prepared_folder(spec: str, root: Path) -> Path:

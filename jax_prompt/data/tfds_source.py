@@ -8,7 +8,6 @@ indices for palette images and four channels for others where TensorFlow is abse
 import contextlib
 import io
 import logging
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,20 @@ import numpy as np
 
 from jax_prompt.core.files import own_temporaries, temporary_folder
 from jax_prompt.data.decode import decode_image
+from jax_prompt.data.draws import Draw
 from jax_prompt.data.labels import LabelRule
 from jax_prompt.data.labels import stored as stored_label
 from jax_prompt.data.source import Source, Split, make_source, select
 from jax_prompt.data.tfds_files import check_counts, check_empty, open_builder
-from jax_prompt.data.tfds_folders import data_root, how_to_prepare, prepared_folder
+from jax_prompt.data.tfds_folders import (
+    INFO,
+    data_root,
+    how_to_prepare,
+    move_into_place,
+    prepared_folder,
+)
 
 _LOG = logging.getLogger(__name__)
-_INFO = 'dataset_info.json'
 _VAL_NAMES = ('validation', 'val', 'valid')
 _UNLABELLED = -1
 _READ = 256  # records read at a time
@@ -32,16 +37,13 @@ _READ = 256  # records read at a time
 _DAMAGE = (RuntimeError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)
 
 
-def open_tfds(
-    spec: str, val_fraction: float, test_fraction: float, seed: int, data_dir: str | None
-) -> Source:
+def open_tfds(spec: str, draw: Draw, data_dir: str | None) -> Source:
     """Opens prepared TFDS data.
 
     Args:
       spec: 'NAME[/CONFIG][:VERSION]'; without a version, the newest that is prepared.
-      val_fraction: share of train, from its end, that becomes val where the data has none.
-      test_fraction: likewise test, after val.
-      seed: not used: the stored order is already random and the same everywhere.
+      draw: what is taken from the end of train where the data has no val or no test. Its seed is
+        not used: the stored order is already random and the same everywhere.
       data_dir: where data is prepared; None: TFDS's default.
 
     Returns:
@@ -50,20 +52,15 @@ def open_tfds(
     Raises:
       ValueError: not prepared, not as array_record, or without one image and one label feature.
     """
-    del seed
-    return _open(open_prepared(spec, data_dir), val_fraction, test_fraction)
+    return _open(open_prepared(spec, data_dir), draw)
 
 
-def open_own(
-    name: str, val_fraction: float, test_fraction: float, seed: int, data_dir: str | None
-) -> Source:
+def open_own(name: str, draw: Draw, data_dir: str | None) -> Source:
     """Opens the data of one of the project's builders, as 'digits'; see `open_tfds`.
 
     It is prepared on first use.
     """
-    del seed
-    prepared = open_folder_of(prepare_own(name, data_dir))
-    return _open(prepared, val_fraction, test_fraction)
+    return _open(open_folder_of(prepare_own(name, data_dir)), draw)
 
 
 def prepare_own(name: str, data_dir: str | None = None) -> Path:
@@ -85,7 +82,7 @@ def prepare_own(name: str, data_dir: str | None = None) -> Path:
     root = data_root(data_dir)
     relative = Path(builder_class.name) / task / str(builder_class.VERSION)
     final = root / relative
-    if (final / _INFO).is_file():
+    if (final / INFO).is_file():
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(root, '.prepare_') as temporary, own_temporaries(temporary):
@@ -95,11 +92,7 @@ def prepare_own(name: str, data_dir: str | None = None) -> Path:
         tfds.disable_progress_bar()  # a second of work
         with contextlib.redirect_stdout(io.StringIO()):  # it announces its temporary folder
             builder.download_and_prepare(download_config=config)
-        try:
-            os.rename(temporary / relative, final)
-        except OSError:
-            if not (final / _INFO).is_file():  # another process was first, else an error
-                raise
+        move_into_place(temporary / relative, final)
     return final
 
 
@@ -213,7 +206,7 @@ def open_folder_of(folder: Path) -> Prepared:
     return Prepared(builder, info.full_name, counts)
 
 
-def _open(prepared: Prepared, val_fraction: float, test_fraction: float) -> Source:
+def _open(prepared: Prepared, draw: Draw) -> Source:
     name, stored, features = prepared.name, prepared.num_examples, prepared.builder.info.features
     image_key, label_key = _features(name, features)
 
@@ -241,7 +234,7 @@ def _open(prepared: Prepared, val_fraction: float, test_fraction: float) -> Sour
             part = select(split, part, known)
         if len(part):
             splits[key] = part
-    splits = _complete(name, splits, val_fraction, test_fraction)
+    splits = _complete(name, splits, draw)
     return make_source(name, features[label_key].names, splits, [name])
 
 
@@ -264,18 +257,16 @@ def _features(name: str, features: Any) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def _complete(
-    name: str, splits: dict[str, Split], val_fraction: float, test_fraction: float
-) -> dict[str, Split]:
+def _complete(name: str, splits: dict[str, Split], draw: Draw) -> dict[str, Split]:
     """Cuts val, and test where asked, off the end of train where the data has none."""
     train = splits['train']
-    val = 0 if 'val' in splits else round(val_fraction * len(train))
-    test = 0 if 'test' in splits else round(test_fraction * len(train))
+    val = 0 if 'val' in splits else round(draw.val * len(train))
+    test = 0 if 'test' in splits else round(draw.test * len(train))
     left = len(train) - val - test
     if left < 1 or min(val, test) < 0 or not ('val' in splits or val):
         raise ValueError(
-            f'{name} has {sorted(splits)}; val_fraction {val_fraction} and test_fraction '
-            f'{test_fraction} of its {len(train)} training images leave nothing for train or val'
+            f'{name} has {sorted(splits)}; val_fraction {draw.val} and test_fraction '
+            f'{draw.test} of its {len(train)} training images leave nothing for train or val'
         )
     out = dict(splits, train=select('train', train, np.arange(left)))
     if val:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jax_prompt.core.printable import some
 from jax_prompt.core.tree import count
 from jax_prompt.packs.file import Pack
 from jax_prompt.report.escape import for_markdown
@@ -27,8 +28,6 @@ def card(pack: Pack, name: str = '') -> str:
     data = result['data'].rstrip('/').rsplit('/', 1)[-1]
     title = name or f'{result["method"]} on {data}'
     classes = result['classes']
-    more = len(classes) - _NAMED_CLASSES
-    listed = ', '.join(classes[:_NAMED_CLASSES]) + (f' and {more} more' if more > 0 else '')
     lines = [
         f'# {for_markdown(title)}',
         '',
@@ -46,7 +45,7 @@ def card(pack: Pack, name: str = '') -> str:
         '',
         f'## Classes ({len(classes)})',
         '',
-        for_markdown(listed),
+        for_markdown(some(classes, _NAMED_CLASSES, str)),
         '',
         '## Use',
         '',

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jax_prompt.data.image_cache import StoredImages, cached_images
-from jax_prompt.data.loader import Stream, load_arrays
+from jax_prompt.data.loader import Stream, load_images
 from jax_prompt.data.open import Source, Split, check, open_source
 from jax_prompt.data.source import Unreadable, concatenate
 from jax_prompt.data.stored import Streamed
@@ -67,8 +67,8 @@ def load_split(config: RunConfig, data: Split, image_size: int) -> Data:
         return _load_cached(config, data, [data], image_size)
     view = stored_view(config, image_size)
     if _fits(config, len(data), size):
-        arrays = load_arrays(data, size, workers=options.workers, **view)
-        return Data(arrays.images, arrays.labels)
+        images = load_images(data, size, workers=options.workers, **view)
+        return Data(images, np.asarray(data.labels, np.int32))
     check(data, workers=options.workers)
     stream = Stream(data, size, workers=options.workers, prefetch=4, **view)
     return Data(_shared(config, stream), data.labels)

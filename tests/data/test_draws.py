@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jax_prompt.data.draws import complete, fraction, per_class, stratified_split
+from jax_prompt.data.draws import Draw, complete, fraction, per_class, stratified_split
 
 LABELS = np.random.RandomState(0).permutation(np.repeat(np.arange(5), [10, 20, 30, 33, 7]))
 
@@ -59,21 +59,21 @@ def test_fraction():
 
 def test_complete_fills_what_is_missing():
     everything = {'train': np.arange(100)}
-    out = complete(LABELS, everything, 0.2, 0.1, 0)
+    out = complete(LABELS, everything, Draw(0.2, 0.1, 0))
     assert {name: len(index) for name, index in out.items()} == {'test': 10, 'val': 20, 'train': 70}
     assert np.array_equal(np.sort(np.concatenate(list(out.values()))), np.arange(100))
-    assert 'test' not in complete(LABELS, everything, 0.2, 0.0, 0)
+    assert 'test' not in complete(LABELS, everything, Draw(0.2, 0.0, 0))
     own = {'train': np.arange(60), 'val': np.arange(60, 80), 'test': np.arange(80, 100)}
-    for name, index in complete(LABELS, own, 0.2, 0.2, 0).items():
+    for name, index in complete(LABELS, own, Draw(0.2, 0.2, 0)).items():
         assert np.array_equal(index, own[name])
 
 
 @pytest.mark.parametrize('val, test', [(0.0, 0.2), (0.6, 0.4), (-0.1, 0.0), (0.1, -0.1), (1.0, 0)])
 def test_complete_refuses(val, test):
     with pytest.raises(ValueError, match='val_fraction'):
-        complete(LABELS, {'train': np.arange(100)}, val, test, 0)
+        complete(LABELS, {'train': np.arange(100)}, Draw(val, test, 0))
 
 
 def test_too_few_images_to_take_val_from():
     with pytest.raises(ValueError, match='2 training images are too few'):
-        complete(np.array([0, 1]), {'train': np.arange(2)}, 0.2, 0.0, 0)
+        complete(np.array([0, 1]), {'train': np.arange(2)}, Draw(0.2, 0.0, 0))

@@ -15,7 +15,7 @@ import pytest
 from small_data import encode, picture, split_of, write_pack
 
 from jax_prompt.data.image_cache import StoredImages, cached_images
-from jax_prompt.data.loader import load_arrays
+from jax_prompt.data.loader import load_images
 from jax_prompt.data.open import open_source
 from jax_prompt.data.source import Split, concatenate
 from jax_prompt.runs.config import Input, RunConfig
@@ -42,7 +42,7 @@ def load(folder: Path, split: Split, size: int = 8, **changes) -> np.ndarray:
 
 def test_made_once_and_the_same_as_without(tmp_path):
     split, decoded = counted()
-    want = load_arrays(split, 8, **VIEW).images
+    want = load_images(split, 8, **VIEW)
     decoded.clear()
     first, again = load(tmp_path / 'new', split), load(tmp_path / 'new', split)
     assert sorted(decoded) == list(range(9))
@@ -73,7 +73,7 @@ def test_what_makes_other_images_makes_another_entry(tmp_path, change):
     got = load(tmp_path, split, **options)
     assert len(decoded) == len(split)
     view = VIEW | {k: v for k, v in options.items() if k != 'size'}
-    assert np.array_equal(got, load_arrays(split, options.get('size', 8), **view).images)
+    assert np.array_equal(got, load_images(split, options.get('size', 8), **view))
 
 
 def test_a_damaged_entry_is_made_anew(tmp_path, caplog):
@@ -145,7 +145,7 @@ def test_several_at_once_and_one_that_is_killed(tmp_path):
         time.sleep(0.05)
     with ThreadPoolExecutor(3) as pool:
         made = list(pool.map(lambda _: load(folder, same), range(3)))
-    want = load_arrays(split, 8, **VIEW).images
+    want = load_images(split, 8, **VIEW)
     assert all(np.array_equal(one, want) for one in made)
     assert killed.poll() is None
     killed.kill()

@@ -9,6 +9,7 @@ import pytest
 from small_data import encode, picture, split_of, write_pack
 
 from jax_prompt.data import tfds_source
+from jax_prompt.data.draws import Draw
 from jax_prompt.data.open import open_source
 from jax_prompt.data.source import Split
 from jax_prompt.data.tfds_files import check_counts, check_empty, check_folder, open_builder
@@ -115,17 +116,17 @@ def test_a_test_split_without_labels_is_left_out_and_said(monkeypatch, caplog):
     monkeypatch.setattr(tfds_source.Prepared, 'read_labels', lambda self, split, *_: labels[split])
     monkeypatch.setattr(tfds_source.Prepared, 'read_split', read_split)
     prepared = tfds_source.Prepared(builder, 'own/1.0.0', {'train': 10, 'test': 4})
-    source = tfds_source._open(prepared, 0.2, 0.0)
+    source = tfds_source._open(prepared, Draw(0.2, 0.0, 0))
     assert {name: len(split) for name, split in source.splits.items()} == {'train': 8, 'val': 2}
     assert 'own/1.0.0/test: 4 of its 4 examples have the label -1' in caplog.text
     assert 'so there is no test split' in caplog.text
     labels['test'][2] = 1
-    test = tfds_source._open(prepared, 0.2, 0.0).splits['test']
+    test = tfds_source._open(prepared, Draw(0.2, 0.0, 0)).splits['test']
     assert test.labels.tolist() == [1] and test.where(0) == 'test[2]'
     assert '3 of its 4 examples' in caplog.text
     labels['train'][3] = -1
     with pytest.raises(ValueError, match=r"1 labels of split 'train' lie outside.*train\[3\]: -1"):
-        tfds_source._open(prepared, 0.2, 0.0)
+        tfds_source._open(prepared, Draw(0.2, 0.0, 0))
 
 
 def test_a_record_that_says_more_than_its_file_has(tmp_path):
