@@ -14,7 +14,6 @@ pictures. To see all epochs, train with --config.engine.snapshot_every=1. Pictur
 pip install 'jax-prompt[quickstart]'.
 """
 
-import sys
 from collections.abc import Sequence
 
 from jax_prompt.cli.diagnosis import Options, diagnose
@@ -39,16 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f'--{name} is {getattr(args, name)}; at least 1')
     options = Options(args.split, args.images, args.shown, tuple(args.layers), args.steps)
     several = len(args.workdir) > 1
-    try:
-        found = []
-        for workdir in args.workdir:
-            numbers = diagnose(workdir, args.out / workdir.name if several else args.out, options)
-            found.append(numbers)
-            for what, reason in numbers['absent'].items():
-                print(f'{workdir.name}: {what}: {reason}')
-    except (ValueError, FileNotFoundError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+    found = []
+    for workdir in args.workdir:
+        numbers = diagnose(workdir, args.out / workdir.name if several else args.out, options)
+        found.append(numbers)
+        for what, reason in numbers['absent'].items():
+            print(f'{workdir.name}: {what}: {reason}')
     prompted = [numbers for numbers in found if 'nmi' in numbers]
     if prompted:
         draw_nmi(prompted, args.out / 'nmi.png')

@@ -73,23 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.top < 1:
         parser.error(f'--top is {args.top}; at least 1')
-    try:
-        passed: list[Path] = []
-        images = find_images(args.images, passed)
-        if passed:
-            named = ', '.join(printable(one.name) for one in passed[:5])
-            text = f'passed over {len(passed)} that are hidden or no images: {named}'
-            print(text, file=sys.stderr)
-        run = open_tuned(args.workdir, args.weights)
-        failed = []
-        for row in rows(run, images, args.top):
-            failed += [row['error']] if 'error' in row else []
-            if args.format == 'jsonl':
-                print(json.dumps(row))
-                continue
-            print('\t'.join(map(printable, (row['image'], *_shown(row)))))
-        if failed:
-            raise ValueError(f'{len(failed)} of {len(images)} images: {"; ".join(failed[:10])}')
-    except (ValueError, FileNotFoundError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+    passed: list[Path] = []
+    images = find_images(args.images, passed)
+    if passed:
+        named = ', '.join(printable(one.name) for one in passed[:5])
+        text = f'passed over {len(passed)} that are hidden or no images: {named}'
+        print(text, file=sys.stderr)
+    run = open_tuned(args.workdir, args.weights)
+    failed = []
+    for row in rows(run, images, args.top):
+        failed += [row['error']] if 'error' in row else []
+        if args.format == 'jsonl':
+            print(json.dumps(row))
+            continue
+        print('\t'.join(map(printable, (row['image'], *_shown(row)))))
+    if failed:
+        raise ValueError(f'{len(failed)} of {len(images)} images: {"; ".join(failed[:10])}')

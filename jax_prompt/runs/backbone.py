@@ -5,13 +5,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jax_prompt.backbones.architectures import Config
 from jax_prompt.backbones.table import lookup
 from jax_prompt.core.checksum import hash_tree
 from jax_prompt.core.tree import Tree
 from jax_prompt.methods import get_method
 from jax_prompt.runs.config import RunConfig
-from jax_prompt.weights.fresh import fresh_norm
 from jax_prompt.weights.load import Identity, load_weights
 
 
@@ -90,6 +91,21 @@ def build_backbone(config: RunConfig, recorded: Identity | None = None) -> Loade
     content = '' if tree is None else hash_tree(tree)
     loaded = (network, tree, identity, mean, std, skipped, notes, content)
     return LoadedBackbone(*loaded)  # type: ignore[arg-type]
+
+
+def fresh_norm(tree: Tree) -> Tree:
+    """Returns a backbone's parameters with a final norm that has not been trained.
+
+    Raises:
+      ValueError: the backbone has no final norm.
+    """
+    if 'norm' not in tree:
+        raise ValueError(
+            "model.norm is 'fresh', and the backbone has no final norm; leave model.norm empty"
+        )
+    norm = tree['norm']
+    fresh = {'scale': np.ones_like(norm['scale']), 'bias': np.zeros_like(norm['bias'])}
+    return {**tree, 'norm': fresh}
 
 
 def check_content(backbone: LoadedBackbone, content: str, file: str | Path, needs: str) -> None:

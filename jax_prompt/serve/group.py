@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.core.tree import Tree, unflatten
-from jax_prompt.serve.kind import Kind, padded_leaf
+from jax_prompt.serve.kind import Kind
+from jax_prompt.train.members import padded
 
 Leaves = Mapping[str, np.ndarray]
 
@@ -131,8 +132,7 @@ class Group:
         slot = self._free() if slot is None else slot
         if slot is None:
             slot = self._slots.pop(next(iter(self._slots)))
-        shapes = self.kind.shapes
-        row = {p: padded_leaf(leaf, shapes[p].shape) for p, leaf in self._packs[name].items()}
+        row = padded(self._packs[name], self.kind.shapes)
         self._stack = write_slot(self._stack, row, np.int32(slot))
         self._slots[name] = slot
         self._lengths_at[slot] = self._lengths[name]

@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any
 
 import jax
-import numpy as np
 
 from jax_prompt.core.spec import FEATURES
 from jax_prompt.core.tree import Tree, flatten, segment_name, segment_span, segments
@@ -148,9 +147,3 @@ def _at_rest(tuner: Any) -> Any:
     if isinstance(tuner, Compose):
         return Compose(tuple((name, _at_rest(part)) for name, part in tuner.parts))
     return replace(tuner, dropout_rate=0.0) if hasattr(tuner, 'dropout_rate') else tuner
-
-
-def padded_leaf(leaf: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Fills a leaf up with zeros at the ends of its axes."""
-    missing = [(0, m - n) for n, m in zip(leaf.shape, shape, strict=True)]
-    return np.pad(leaf, missing) if any(m for _, m in missing) else leaf

@@ -18,7 +18,7 @@ from jax_prompt.data.stored import WithRaw
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
-from jax_prompt.train.cache import frozen_prefix
+from jax_prompt.runs.prefix import frozen_prefix
 from jax_prompt.train.memory import plan_step
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.program import Program

@@ -30,7 +30,7 @@ from jax_prompt.data.transforms import Augment
 from jax_prompt.door import enter
 from jax_prompt.methods import METHODS, get_method
 from jax_prompt.model import build_classifier
-from jax_prompt.train.cache import cached_cut, frozen_prefix
+from jax_prompt.runs.prefix import cached_cut, frozen_prefix
 from jax_prompt.train.memory import plan_step
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.program import Program

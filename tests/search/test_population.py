@@ -13,9 +13,9 @@ from jax_prompt.core.tree import split
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
+from jax_prompt.runs.prefix import frozen_prefix
 from jax_prompt.search.population import fit_population
 from jax_prompt.train import members
-from jax_prompt.train.cache import frozen_prefix
 from jax_prompt.train.job import Data, Job
 from jax_prompt.train.ledger import Ledger
 from jax_prompt.train.log import read_metrics

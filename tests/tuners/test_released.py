@@ -22,10 +22,10 @@ from jax_prompt.core.tree import flatten, merge, split
 from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
+from jax_prompt.runs.backbone import fresh_norm
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.program import Program
 from jax_prompt.train.step import make_step
-from jax_prompt.weights.fresh import fresh_norm
 from jax_prompt.weights.load import load_weights
 
 GOLDEN = dict(np.load(Path(__file__).parent / 'golden' / 'released.npz'))
