@@ -27,7 +27,7 @@ import numpy as np
 
 from jax_prompt.core.files import put_in_place, whole_file
 from jax_prompt.data.source import Split, visit
-from jax_prompt.data.transforms import prepare_image
+from jax_prompt.data.transforms import StoredView
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1  # of decoding and resizing: a change that changes pixels counts it up
@@ -35,16 +35,7 @@ _PART, _STALE = '.part_', 24 * 3600.0  # seconds
 _BLOCK = 1 << 22  # bytes hashed at a time
 
 
-def cached_images(
-    folder: Path,
-    split: Split,
-    size: int,
-    *,
-    method: str,
-    crop: str,
-    crop_ratio: float,
-    workers: int = 2,
-) -> np.ndarray:
+def cached_images(folder: Path, split: Split, view: StoredView, *, workers: int = 2) -> np.ndarray:
     """Returns a split's images from the cache; makes them first where they are missing.
 
     An entry whose content does not have its sha256 is made anew.
@@ -52,10 +43,7 @@ def cached_images(
     Args:
       folder: of the cache; made where it is missing.
       split: the split; its `identity` must say what it is.
-      size: S, side of the images in pixels.
-      method: interpolation, see `transforms.resize_image`.
-      crop: see `transforms.prepare_image`.
-      crop_ratio: likewise.
+      view: how images are stored.
       workers: decoding threads.
 
     Returns:
@@ -66,8 +54,9 @@ def cached_images(
     """
     if not split.identity:
         raise ValueError(f"split '{split.name}' has no identity; it can't be cached")
-    ratio = crop_ratio if crop == 'centre' else None
-    what = [_VERSION, split.identity, len(split), size, method, crop, ratio]
+    size, method, crop, ratio = view
+    what = [_VERSION, split.identity, len(split), size, method, crop]
+    what.append(ratio if crop == 'centre' else None)
     described = folder / f'{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.json'
     shape = (len(split), size, size, 3)
     found = _find(described, shape)
@@ -79,7 +68,7 @@ def cached_images(
     os.close(handle)
     part = Path(name)
     try:
-        _make(part, split, shape, (method, crop, crop_ratio), workers)
+        _make(part, split, view, workers)
         digest = _sha256(part)
         file = folder / f'{digest[:32]}.{split.name}.npy'
         part.chmod(0o644)  # mkstemp's own mode shuts other users out
@@ -92,14 +81,13 @@ def cached_images(
     return np.load(file, mmap_mode='r')
 
 
-def _make(
-    part: Path, split: Split, shape: tuple[int, ...], view: tuple[str, str, float], workers: int
-) -> None:
+def _make(part: Path, split: Split, view: StoredView, workers: int) -> None:
     """Decodes a split into a file."""
+    shape = (len(split), view.size, view.size, 3)
     images = np.lib.format.open_memmap(part, 'w+', np.uint8, shape)
 
     def store(i: int, image: np.ndarray) -> None:
-        images[i] = prepare_image(image, shape[1], *view)
+        images[i] = view.resize(image)
 
     visit(split, store, workers)
     images.flush()

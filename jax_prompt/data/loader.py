@@ -8,26 +8,15 @@ import numpy as np
 
 from jax_prompt.data.room import ROOM
 from jax_prompt.data.source import Split, visit
-from jax_prompt.data.transforms import prepare_image
+from jax_prompt.data.transforms import StoredView
 
 
-def load_images(
-    split: Split,
-    size: int,
-    *,
-    method: str = 'bicubic',
-    crop: str = 'squash',
-    crop_ratio: float = 0.875,
-    workers: int = 2,
-) -> np.ndarray:
+def load_images(split: Split, view: StoredView, *, workers: int = 2) -> np.ndarray:
     """Decodes the images of a whole split.
 
     Args:
       split: the split.
-      size: S, side of the stored images in pixels.
-      method: interpolation, see `transforms.resize_image`.
-      crop: 'squash' or 'centre', see `transforms.prepare_image`.
-      crop_ratio: for 'centre'.
+      view: how images are stored.
       workers: threads.
 
     Returns:
@@ -36,10 +25,10 @@ def load_images(
     Raises:
       ValueError: images that can't be decoded, by name.
     """
-    images = np.empty((len(split), size, size, 3), np.uint8)
+    images = np.empty((len(split), view.size, view.size, 3), np.uint8)
 
     def store(i: int, image: np.ndarray) -> None:
-        images[i] = prepare_image(image, size, method, crop, crop_ratio)
+        images[i] = view.resize(image)
 
     visit(split, store, workers)
     return images
@@ -53,27 +42,13 @@ class Stream:
 
     Args:
       split: the split.
-      size: S, side of the images in pixels.
-      method: interpolation, see `transforms.resize_image`.
-      crop: 'squash' or 'centre', see `transforms.prepare_image`.
-      crop_ratio: for 'centre'.
+      view: how images are stored.
       workers: threads.
       prefetch: batches decoded ahead of the one in use.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        size: int,
-        *,
-        method: str = 'bicubic',
-        crop: str = 'squash',
-        crop_ratio: float = 0.875,
-        workers: int = 2,
-        prefetch: int = 4,
-    ):
-        self.split, self.size = split, size
-        self.view = (method, crop, crop_ratio)
+    def __init__(self, split: Split, view: StoredView, *, workers: int = 2, prefetch: int = 4):
+        self.split, self.view = split, view
         self.workers, self.prefetch = max(workers, 1), max(prefetch, 0)
 
     def __len__(self) -> int:
@@ -120,13 +95,12 @@ class Stream:
             pool.shutdown(cancel_futures=True)
 
     def _submit(self, pool: ThreadPoolExecutor, row: np.ndarray) -> tuple[np.ndarray, list[Future]]:
-        images = np.empty((len(row), self.size, self.size, 3), np.uint8)
+        images = np.empty((len(row), self.view.size, self.view.size, 3), np.uint8)
 
         def work(places: np.ndarray) -> None:
             for j in places:
                 with ROOM.keep():
-                    image = self.split.read(int(row[j]))
-                    images[j] = prepare_image(image, self.size, *self.view)
+                    images[j] = self.view.resize(self.split.read(int(row[j])))
 
         places = np.array_split(np.arange(len(row)), min(self.workers, max(len(row), 1)))
         return images, [pool.submit(work, part) for part in places]

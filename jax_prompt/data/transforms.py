@@ -7,6 +7,7 @@ normalises stored images inside the training step, each image with a key of its 
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,26 @@ _TRIES = 10  # draws of a random resized crop before the whole image is taken
 
 
 # On the host.
+
+
+class StoredView(NamedTuple):
+    """How decoded images are brought to the stored size, which the device cuts and normalises.
+
+    Attributes:
+      size: S, the stored side in pixels.
+      method: interpolation, see `resize_image`.
+      crop: see `prepare_image`.
+      crop_ratio: likewise.
+    """
+
+    size: int
+    method: str = 'bicubic'
+    crop: str = 'squash'
+    crop_ratio: float = 0.875
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """Brings a decoded image [H, W, 3] uint8 to [S, S, 3] uint8."""
+        return prepare_image(image, *self)
 
 
 def resize_image(image: np.ndarray, size: int, method: str = 'bicubic') -> np.ndarray:

@@ -14,6 +14,7 @@ from jax_prompt.data.open import Source, Split, check, open_source
 from jax_prompt.data.source import Unreadable, concatenate
 from jax_prompt.data.stored import Streamed
 from jax_prompt.data.subset_names import may_refit
+from jax_prompt.data.transforms import StoredView
 from jax_prompt.data.twins import shared_images
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.runs.program import run_mesh
@@ -62,15 +63,14 @@ def load_split(config: RunConfig, data: Split, image_size: int) -> Data:
     Raises:
       ValueError: images that can't be decoded, by name.
     """
-    options, size = config.input, store_size(config, image_size)
+    options, view = config.input, stored_view(config, image_size)
     if options.image_cache and data.identity:
         return _load_cached(config, data, [data], image_size)
-    view = stored_view(config, image_size)
-    if _fits(config, len(data), size):
-        images = load_images(data, size, workers=options.workers, **view)
+    if _fits(config, len(data), view.size):
+        images = load_images(data, view, workers=options.workers)
         return Data(images, np.asarray(data.labels, np.int32))
     check(data, workers=options.workers)
-    stream = Stream(data, size, workers=options.workers, prefetch=4, **view)
+    stream = Stream(data, view, workers=options.workers)
     return Data(_shared(config, stream), data.labels)
 
 
@@ -95,12 +95,17 @@ def load_splits(config: RunConfig, splits: Mapping[str, Split], image_size: int)
     return out
 
 
-def stored_view(config: RunConfig, image_size: int) -> dict[str, Any]:
-    """Returns how images are resized to the stored size."""
-    larger = store_size(config, image_size) > image_size
+def stored_view(config: RunConfig, image_size: int) -> StoredView:
+    """Returns how a run stores images.
+
+    Args:
+      config: the run.
+      image_size: side that its model takes, in pixels.
+    """
+    size = store_size(config, image_size)
     # A larger stored image already holds the margin that evaluation's centre crop cuts off.
-    ratio = 1.0 if larger else config.input.crop_ratio
-    return {'method': config.input.resize, 'crop': config.input.crop, 'crop_ratio': ratio}
+    ratio = 1.0 if size > image_size else config.input.crop_ratio
+    return StoredView(size, config.input.resize, config.input.crop, ratio)
 
 
 def _fits(config: RunConfig, count: int, size: int) -> bool:
@@ -115,11 +120,11 @@ def _shared(config: RunConfig, stream: Any) -> Any:
 
 def _load_cached(config: RunConfig, data: Split, splits: list[Split], image_size: int) -> Data:
     """Loads splits, one after the other, from the image cache: `data` is their concatenation."""
-    options, size = config.input, store_size(config, image_size)
-    folder, view = Path(options.image_cache).expanduser(), stored_view(config, image_size)
-    parts = [cached_images(folder, one, size, workers=options.workers, **view) for one in splits]
+    options, view = config.input, stored_view(config, image_size)
+    folder = Path(options.image_cache).expanduser()
+    parts = [cached_images(folder, one, view, workers=options.workers) for one in splits]
     labels = np.asarray(data.labels, np.int32)
-    if _fits(config, len(data), size):
+    if _fits(config, len(data), view.size):
         return Data(np.concatenate(parts), labels)
     return Data(_shared(config, StoredImages(data, parts)), labels)
 

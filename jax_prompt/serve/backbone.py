@@ -26,12 +26,12 @@ from jax_prompt.core.tree import flatten
 from jax_prompt.data.given import check_images
 from jax_prompt.packs.file import Pack, read_pack
 from jax_prompt.packs.load import check_pack
+from jax_prompt.runs.inputs import stored_view
 from jax_prompt.serve.frozen import Frozen
 from jax_prompt.serve.group import Group, power
 from jax_prompt.serve.kind import Kind, kind_of
 from jax_prompt.serve.programs import mixed_logits, shared_features
 from jax_prompt.serve.task import Answer, Task
-from jax_prompt.serve.view import view_of
 
 
 class Backbone:
@@ -122,7 +122,7 @@ class Backbone:
                     'faithful), so it has none in a batch of several tasks; tune without'
                 )
             kind = kind_of(program, config.model.frozen_dtype)
-            view = view_of(config, program.image_size)
+            view = stored_view(config, program.image_size)
             task = Task(name, tuple(result['classes']), result['method'], pack.sha256, view)
             leaves = flatten({'tuner': {}, **pack.tree})
             dtypes = {path: leaf.dtype for path, leaf in leaves.items()}

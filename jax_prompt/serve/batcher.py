@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from jax_prompt.data.transforms import StoredView
 from jax_prompt.serve.backbone import Backbone
 from jax_prompt.serve.metrics import Metrics
 from jax_prompt.serve.refused import Unanswered
-from jax_prompt.serve.view import View
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ class Item:
 
     image: np.ndarray
     task: str
-    view: View
-    read: Callable[[View], np.ndarray]
+    view: StoredView
+    read: Callable[[StoredView], np.ndarray]
     deadline: float
     result: Future = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
@@ -138,7 +138,7 @@ class Batcher:
         asked = [(place[id(item.image)], item.task) for item in items]
         return self._backbone.answer(list(shown.values()), asked)
 
-    def _again(self, item: Item, view: View) -> None:
+    def _again(self, item: Item, view: StoredView) -> None:
         """Reads an item's image as its new task wants it, and answers it."""
         try:
             item.image, item.view = item.read(view), view

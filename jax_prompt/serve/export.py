@@ -16,9 +16,9 @@ import numpy as np
 
 from jax_prompt.core.files import whole_file
 from jax_prompt.core.tree import Tree, flatten, merge
+from jax_prompt.runs.inputs import stored_view
 from jax_prompt.runs.restore import Restored
 from jax_prompt.serve.exported import ABOUT, BACKBONE, PROGRAM, SCHEMA, TASK, save_leaves
-from jax_prompt.serve.view import view_of
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -42,7 +42,7 @@ def export(run: Restored, path: str | Path, arguments: bool = False) -> dict[str
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f'{folder} exists and is not empty; give a new folder')
     backbone, task = parts_of(run)
-    view = view_of(run.config, run.program.image_size)
+    view = stored_view(run.config, run.program.image_size)
     program = lower(run, view.size, arguments).serialize()
     kind = hashlib.sha256(program).hexdigest()
     about = {

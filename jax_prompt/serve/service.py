@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jax_prompt.data.transforms import StoredView
 from jax_prompt.serve.backbone import Backbone
 from jax_prompt.serve.batcher import Batcher, Item
 from jax_prompt.serve.body import Asked, Bodies
@@ -18,7 +19,6 @@ from jax_prompt.serve.pictures import decode_checked, reader
 from jax_prompt.serve.refused import Refused, Unanswered
 from jax_prompt.serve.settings import Settings
 from jax_prompt.serve.task import Task
-from jax_prompt.serve.view import View
 from jax_prompt.serve.watch import Folder
 
 
@@ -131,7 +131,7 @@ class Service:
         most = self.settings.max_pixels
         views = list(dict.fromkeys(task.view for task in tasks))
 
-        def read() -> dict[View, np.ndarray]:
+        def read() -> dict[StoredView, np.ndarray]:
             pixels = decode_checked(data, name, most)
             return {view: view.resize(pixels) for view in views}
 

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jax_prompt.data.transforms import StoredView
 from jax_prompt.evals.classify import require_finite
-from jax_prompt.serve.view import View
 
 
 class Task(NamedTuple):
@@ -23,7 +23,7 @@ class Task(NamedTuple):
     classes: tuple[str, ...]
     method: str
     sha256: str
-    view: View
+    view: StoredView
 
 
 class Answer(NamedTuple):

@@ -8,8 +8,8 @@ from bench_torch_vit import ViT
 from torch import nn
 
 from jax_prompt.backbones.architectures import ARCHITECTURES
+from jax_prompt.data.transforms import StoredView
 from jax_prompt.serve.task import Answer, Task
-from jax_prompt.serve.view import View
 
 
 class TorchBackbone:
@@ -34,7 +34,7 @@ class TorchBackbone:
         self._prompts = 0.02 * torch.randn(shape, generator=generator)
         self._head = nn.Linear(config.width, classes)
         names = tuple(f'class {i}' for i in range(classes))
-        view = View(config.image_size, 'bilinear', 'squash', 0.875)
+        view = StoredView(config.image_size, 'bilinear', 'squash', 0.875)
         self.tasks = {'t0': Task('t0', names, 'torch', '0' * 64, view)}
 
     @torch.inference_mode()

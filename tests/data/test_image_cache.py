@@ -18,11 +18,12 @@ from jax_prompt.data.image_cache import StoredImages, cached_images
 from jax_prompt.data.loader import load_images
 from jax_prompt.data.open import open_source
 from jax_prompt.data.source import Split, concatenate
+from jax_prompt.data.transforms import StoredView
 from jax_prompt.runs.config import Input, RunConfig
 from jax_prompt.runs.inputs import join, load_split, open_data
 
 ROOT = Path(__file__).resolve().parents[2]
-VIEW = {'method': 'bilinear_tf', 'crop': 'squash', 'crop_ratio': 0.875}
+VIEW = StoredView(8, 'bilinear_tf')
 
 
 def counted(count: int = 9, name: str = 'train', identity: str = 'a task') -> tuple[Split, list]:
@@ -36,13 +37,13 @@ def counted(count: int = 9, name: str = 'train', identity: str = 'a task') -> tu
     return dataclasses.replace(split, read=read, identity=identity), decoded
 
 
-def load(folder: Path, split: Split, size: int = 8, **changes) -> np.ndarray:
-    return cached_images(folder, split, size, **VIEW | changes)
+def load(folder: Path, split: Split, **changes) -> np.ndarray:
+    return cached_images(folder, split, VIEW._replace(**changes))
 
 
 def test_made_once_and_the_same_as_without(tmp_path):
     split, decoded = counted()
-    want = load_images(split, 8, **VIEW)
+    want = load_images(split, VIEW)
     decoded.clear()
     first, again = load(tmp_path / 'new', split), load(tmp_path / 'new', split)
     assert sorted(decoded) == list(range(9))
@@ -72,8 +73,7 @@ def test_what_makes_other_images_makes_another_entry(tmp_path, change):
     split, decoded = counted(**own)
     got = load(tmp_path, split, **options)
     assert len(decoded) == len(split)
-    view = VIEW | {k: v for k, v in options.items() if k != 'size'}
-    assert np.array_equal(got, load_images(split, options.get('size', 8), **view))
+    assert np.array_equal(got, load_images(split, VIEW._replace(**options)))
 
 
 def test_a_damaged_entry_is_made_anew(tmp_path, caplog):
@@ -119,10 +119,10 @@ _CODE = """
 import dataclasses, pathlib, sys, time
 from jax_prompt.data.image_cache import cached_images
 from jax_prompt.data.open import open_source
+from jax_prompt.data.transforms import StoredView
 split = open_source(sys.argv[1]).splits['train']
 stuck = dataclasses.replace(split, read=lambda i: time.sleep(600))
-view = dict(method='bilinear_tf', crop='squash', crop_ratio=0.875)
-cached_images(pathlib.Path(sys.argv[2]), stuck, 8, **view)
+cached_images(pathlib.Path(sys.argv[2]), stuck, StoredView(8, 'bilinear_tf'))
 """
 
 
@@ -145,7 +145,7 @@ def test_several_at_once_and_one_that_is_killed(tmp_path):
         time.sleep(0.05)
     with ThreadPoolExecutor(3) as pool:
         made = list(pool.map(lambda _: load(folder, same), range(3)))
-    want = load_images(split, 8, **VIEW)
+    want = load_images(split, VIEW)
     assert all(np.array_equal(one, want) for one in made)
     assert killed.poll() is None
     killed.kill()

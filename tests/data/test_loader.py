@@ -11,10 +11,10 @@ from small_data import encode, picture, split_of
 from jax_prompt.data.decode import decode_image
 from jax_prompt.data.loader import Stream, load_images
 from jax_prompt.data.source import Split
-from jax_prompt.data.transforms import prepare_image
+from jax_prompt.data.transforms import StoredView, prepare_image
 
 PICTURES = [picture(i, 10 + i % 5, 12 + i % 3) for i in range(50)]
-VIEW = {'method': 'bilinear', 'crop': 'centre', 'crop_ratio': 0.9}
+VIEW = StoredView(8, 'bilinear', 'centre', 0.9)
 
 
 def decoders() -> list[str]:
@@ -31,7 +31,7 @@ def broken_split(bad: set[int], count: int = 50) -> Split:
 @pytest.mark.parametrize('workers', [0, 1, 3])
 def test_load_images(workers):
     split = split_of(PICTURES)
-    images = load_images(split, 8, workers=workers, **VIEW)
+    images = load_images(split, VIEW, workers=workers)
     assert images.shape == (50, 8, 8, 3) and images.dtype == np.uint8
     want = [prepare_image(image, 8, 'bilinear', 'centre', 0.9) for image in PICTURES]
     assert np.array_equal(images, want)
@@ -40,7 +40,7 @@ def test_load_images(workers):
 
 def test_load_images_names_all_corrupt_images():
     with pytest.raises(ValueError, match=r'3 of the 50 .*\n.*3\.png.*\n.*21\.png.*\n.*44\.png'):
-        load_images(broken_split({3, 21, 44}), 8)
+        load_images(broken_split({3, 21, 44}), StoredView(8))
     assert not decoders()
 
 
@@ -49,7 +49,7 @@ def test_other_errors_pass_and_threads_end():
         raise RuntimeError('disk on fire')
 
     with pytest.raises(RuntimeError, match='on fire'):
-        load_images(Split('train', np.zeros(500, np.int32), read, str), 8)
+        load_images(Split('train', np.zeros(500, np.int32), read, str), VIEW)
     assert not decoders()
 
 
@@ -57,8 +57,8 @@ def test_other_errors_pass_and_threads_end():
 @pytest.mark.parametrize('workers', [1, 3])
 def test_stream_gives_the_bytes_of_load_images(prefetch, workers):
     split = split_of(PICTURES)
-    whole = load_images(split, 8, **VIEW)
-    stream = Stream(split, 8, workers=workers, prefetch=prefetch, **VIEW)
+    whole = load_images(split, VIEW)
+    stream = Stream(split, VIEW, workers=workers, prefetch=prefetch)
     order = np.random.RandomState(0).randint(0, 50, (9, 7))
     batches = list(stream.batches(order))
     assert len(batches) == 9 and len(stream) == 50
@@ -82,7 +82,7 @@ def test_stream_reads_ahead_but_not_further():
             reads.append(i)
         return PICTURES[i]
 
-    stream = Stream(Split('train', np.zeros(50, np.int32), read, str), 8, prefetch=2)
+    stream = Stream(Split('train', np.zeros(50, np.int32), read, str), VIEW, prefetch=2)
     batches = stream.batches(np.arange(50).reshape(10, 5))
     time.sleep(0.05)
     assert not reads  # nothing before the first batch is asked for
@@ -97,7 +97,7 @@ def test_stream_reads_ahead_but_not_further():
 
 
 def test_stream_ends_its_threads_when_dropped_or_failed():
-    stream = Stream(split_of(PICTURES), 8)
+    stream = Stream(split_of(PICTURES), VIEW)
     order = np.arange(50).reshape(10, 5)
     for _ in stream.batches(order):
         break
@@ -111,7 +111,7 @@ def test_stream_ends_its_threads_when_dropped_or_failed():
 
 
 def test_stream_raises_a_corrupt_image_at_its_batch():
-    batches = Stream(broken_split({23}), 8).batches(np.arange(50).reshape(10, 5))
+    batches = Stream(broken_split({23}), VIEW).batches(np.arange(50).reshape(10, 5))
     for _ in range(4):
         next(batches)
     with pytest.raises(ValueError, match=r'^23\.png: not a readable image'):
@@ -130,8 +130,8 @@ def test_stream_raises_a_corrupt_image_at_its_batch():
 )
 def test_stream_refuses_a_wrong_order_at_once(order, message):
     with pytest.raises(ValueError, match=message):
-        Stream(split_of(PICTURES), 8).batches(order)
+        Stream(split_of(PICTURES), VIEW).batches(order)
 
 
 def test_empty_order():
-    assert list(Stream(split_of(PICTURES), 8).batches(np.zeros((0, 4), int))) == []
+    assert list(Stream(split_of(PICTURES), VIEW).batches(np.zeros((0, 4), int))) == []

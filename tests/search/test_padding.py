@@ -68,15 +68,13 @@ def _members(method, tmp_path, where='members', lengths=LENGTHS, **changes):
         classifier, trainable, frozen = _model(method, length)
         own = {'hyper': Hyper(1e-2 * (i + 1), 1e-2 * i, 1e-2), 'seed': 0}
         own |= {'val': None if method == 'vpt_shallow' else VAL}  # each program takes its time
-        own |= {'batch_size': 4, 'quiet': True}
+        own |= {'batch_size': 4, 'quiet': True, 'trainable': trainable, 'frozen': frozen}
         own |= {'engine': Engine(eval_batch_size=6, checkpoint_seconds=0.0)}
         jobs.append(
             Job(
                 name=f'{where}/{i}',
                 directory=tmp_path / where / str(i),
                 program=_program(classifier, **changes),
-                trainable=trainable,
-                frozen=frozen,
                 train=TRAIN,
                 metrics=tmp_path / 'metrics.jsonl',
                 **own,
@@ -317,13 +315,10 @@ def test_lengths_that_can_not_share_a_program_have_populations_of_their_own(tmp_
 
 def test_frozen_prompts_keep_lengths_apart(tmp_path):
     jobs = _members('vpt_deep', tmp_path)
-    ones = [
-        Candidate(replace(job, frozen={**job.frozen}), count)
-        for job, count in zip(jobs, LENGTHS, strict=True)
-    ]
+    ones = [Candidate(job, count) for job, count in zip(jobs, LENGTHS, strict=True)]
+    assert searches._apart(ones) == ''
+    ones = [replace(one, job=replace(one.job, frozen={**one.job.frozen})) for one in ones]
     assert searches._apart(ones) == 'each number has frozen prompts of its own'
-    alike = [Candidate(job, count) for job, count in zip(jobs, LENGTHS, strict=True)]
-    assert searches._apart(alike) == ''
 
 
 def test_a_program_with_more_prompts_differs_in_nothing_else():

@@ -13,7 +13,7 @@ from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import flatten, num_bytes, split
 from jax_prompt.data.loader import Stream
 from jax_prompt.data.source import Split
-from jax_prompt.data.transforms import Augment
+from jax_prompt.data.transforms import Augment, StoredView
 from jax_prompt.evals.classify import forward
 from jax_prompt.methods import METHODS
 from jax_prompt.model import build_classifier
@@ -237,7 +237,7 @@ def test_a_batch_is_filled_up_with_zeros():
 def test_a_stream_gives_each_device_its_rows(size):
     images = _batch(20)[0]
     labels = np.arange(20, dtype=np.int32)
-    stream = Stream(Split('train', labels, lambda i: images[i], str), 16, method='bilinear')
+    stream = Stream(Split('train', labels, lambda i: images[i], str), StoredView(16, 'bilinear'))
     order = np.arange(2 * size).reshape(2, size)[::-1]
     mesh = data_mesh(8, 2)
     shared = SharedStream(stream, mesh)

@@ -37,6 +37,7 @@ from functools import partial
 import jax, jax.numpy as jnp, numpy as np
 from jax_prompt.data.loader import Stream
 from jax_prompt.data.source import Split
+from jax_prompt.data.transforms import StoredView
 from jax_prompt.train.processes import connect, from_primary, is_primary, share
 from jax_prompt.train.mesh import SharedStream, data_mesh, replicate, split_frozen
 
@@ -72,7 +73,7 @@ def image(i):
     read.append(i)
     return np.full((4, 4, 3), i, np.uint8)
 
-stream = Stream(Split('train', np.arange(8, dtype=np.int32), image, str), 4, workers=1)
+stream = Stream(Split('train', np.arange(8, dtype=np.int32), image, str), StoredView(4), workers=1)
 (x, labels), = SharedStream(stream, mesh).batches(np.array([[7, 1, 5, 3]]))
 out['read'], out['labels'] = sorted(read), labels.tolist()
 means = jax.jit(lambda x: x.mean((1, 2, 3)), out_shardings=key.sharding)(x)
