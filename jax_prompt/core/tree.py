@@ -120,6 +120,20 @@ def num_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+def misfits(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Says which leaves, {path: leaf}, are missing, too many, or of another shape than wanted.
+
+    >>> misfits({'a': np.ones(2), 'b': 0.0}, {'a': np.ones(3), 'c': 0.0})
+    ['a is (2,), wanted (3,)', 'b is (), wanted nothing there', 'c is missing, wanted ()']
+    """
+    out = []
+    for path in sorted(held.keys() | wanted.keys()):
+        have = np.shape(held[path]) if path in held else 'missing'
+        want = np.shape(wanted[path]) if path in wanted else 'nothing there'
+        out += [] if have == want else [f'{path} is {have}, wanted {want}']
+    return out
+
+
 def segment_name(start: int, stop: int) -> str:
     """Returns the name of the segment of layers start..stop-1: `blocks_00_12`."""
     return f'blocks_{start:02d}_{stop:02d}'

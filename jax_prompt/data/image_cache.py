@@ -8,7 +8,7 @@ description that names it and its sha256:
 
 Every file appears under its name in one step, whole, and never changes; so several runs may make
 the same entry at once, the last to finish wins, and a killed one leaves only a file '.part_*' or
-'*.part', which the next one removes when it is a day old. There is no lock.
+'*.part', which the next one removes (`core/files.py`). There is no lock.
 
 A cache knows its images by the names, sizes and labels of the data. Whoever exchanges an image file
 for another of the same size empties the cache by hand.
@@ -17,22 +17,20 @@ for another of the same size empties the cache by hand.
 import hashlib
 import json
 import logging
-import os
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jax_prompt.core.files import put_in_place, whole_file
+from jax_prompt.core.checksum import hash_file
+from jax_prompt.core.files import put_in_place, remove_left, whole_file
+from jax_prompt.core.owner import new_owner
 from jax_prompt.data.source import Split, visit
 from jax_prompt.data.transforms import StoredView
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1  # of decoding and resizing: a change that changes pixels counts it up
-_PART, _STALE = '.part_', 24 * 3600.0  # seconds
-_BLOCK = 1 << 22  # bytes hashed at a time
+_PART = '.part_'  # how unfinished files begin
 
 
 def cached_images(folder: Path, split: Split, view: StoredView, *, workers: int = 2) -> np.ndarray:
@@ -63,15 +61,13 @@ def cached_images(folder: Path, split: Split, view: StoredView, *, workers: int 
     if found is not None:
         return found
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_stale(folder)
-    handle, name = tempfile.mkstemp(prefix=_PART, dir=folder)
-    os.close(handle)
-    part = Path(name)
+    remove_left(folder, _PART, '')
+    remove_left(folder, '', '.part')  # of descriptions
+    part = folder / f'{_PART}{new_owner()}'
     try:
         _make(part, split, view, workers)
-        digest = _sha256(part)
+        digest = hash_file(part)
         file = folder / f'{digest[:32]}.{split.name}.npy'
-        part.chmod(0o644)  # mkstemp's own mode shuts other users out
         put_in_place(part, file, durable=True)
     finally:
         part.unlink(missing_ok=True)
@@ -137,7 +133,7 @@ def _find(described: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
         entry = json.loads(described.read_text(encoding='utf-8'))
         file = described.parent / entry['file']
-        digest = _sha256(file)
+        digest = hash_file(file)
         if digest == entry['sha256']:
             images = np.load(file, mmap_mode='r')
             if images.shape == shape and images.dtype == np.uint8:
@@ -149,21 +145,3 @@ def _find(described: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         why = str(error) or type(error).__name__
     _LOG.warning('%s: made anew, since %s', described, why)
     return None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _remove_stale(folder: Path) -> None:
-    """Removes unfinished files of processes that died."""
-    for path in (*folder.glob(f'{_PART}*'), *folder.glob('*.part')):
-        try:
-            if time.time() - path.stat().st_mtime > _STALE:
-                path.unlink()
-        except FileNotFoundError:  # another process was faster
-            continue

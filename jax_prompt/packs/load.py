@@ -16,7 +16,7 @@ import numpy as np
 
 from jax_prompt.backbones.table import TABLE, Entry, find_weights
 from jax_prompt.core.checksum import hash_file
-from jax_prompt.core.tree import Tree, flatten, split, unflatten
+from jax_prompt.core.tree import Tree, flatten, misfits, split, unflatten
 from jax_prompt.data.kept import Kept
 from jax_prompt.methods import get_method
 from jax_prompt.packs.file import Pack, read_pack
@@ -81,7 +81,7 @@ def load_pack(pack: Pack | str | Path, weights: str | Path | None = None) -> Res
     flat = flatten(pack.tree)
     trainable, frozen = init_params(config, backbone, program.classifier)
     held = {key: value for key, value in frozen.items() if key != 'backbone'}
-    _check_shapes(flatten(trainable) | flatten(held), flat, name)
+    _check_shapes(flat, flatten(trainable) | flatten(held), name)
     trainable = _filled(trainable, flat, np.asarray)
     frozen = frozen | _filled(held, flat, jnp.asarray)
     data = header.result
@@ -108,7 +108,7 @@ def check_pack(pack: Pack, config: RunConfig, backbone: LoadedBackbone, name: st
     classifier = program.classifier
     added = jax.eval_shape(classifier.init_added, jax.random.key(0))
     theirs = {path: leaf for path, leaf in flat.items() if not path.startswith('backbone/')}
-    _check_shapes(flatten(added), theirs, name)  # before a large one is made
+    _check_shapes(theirs, flatten(added), name)  # before a large one is made
     trained, held = split(pack.tree, trains(get_method(config.method), config, classifier))
     if measured_hash(config, trained, held) != result['trained_sha256']:
         raise ValueError(f'{name} holds other weights than those that its run measured')
@@ -170,15 +170,8 @@ def _needed(identity: Identity) -> str:
     return f'the backbone {identity.label}: {identity.source} with sha256 {sums}{published}'
 
 
-def _check_shapes(mine: Mapping[str, Any], theirs: Mapping[str, Any], name: str) -> None:
-    """Compares the leaves that the configuration asks for with those of the pack."""
-    wrong = [
-        f'{path} is {theirs[path].shape if path in theirs else "missing"}, wanted '
-        f'{mine[path].shape if path in mine else "nothing there"}'
-        for path in sorted(mine.keys() | theirs.keys())
-        if path not in mine or path not in theirs or mine[path].shape != theirs[path].shape
-    ]
-    if wrong:
+def _check_shapes(held: Mapping[str, Any], wanted: Mapping[str, Any], name: str) -> None:
+    if wrong := misfits(held, wanted):
         raise ValueError(f'{name} contradicts itself: {"; ".join(wrong[:5])}')
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jax_prompt.core.tree import Tree, flatten, unflatten
+from jax_prompt.core.tree import Tree, flatten, misfits, unflatten
 from jax_prompt.train.program import Program, TrainState
 from jax_prompt.weights.sealed import is_whole, read_sealed, write_sealed
 
@@ -77,14 +77,7 @@ def load_snapshot(path: str | Path, like: Tree) -> Tree:
     """
     way_out = 'remove it; only a training from the start writes it again'
     flat = read_sealed(path, _KIND, way_out).leaves
-    wanted = {name: np.shape(leaf) for name, leaf in flatten(like).items()}
-    differs = [
-        f'{name} is {flat[name].shape if name in flat else "missing"}, wanted '
-        f'{wanted.get(name, "nothing there")}'
-        for name in sorted(wanted.keys() | flat.keys())
-        if name not in flat or wanted.get(name) != flat[name].shape
-    ]
-    if differs:
+    if differs := misfits(flat, flatten(like)):
         raise ValueError(
             f'{path} is no snapshot of this run: {"; ".join(differs[:5])}. Remove the folder of '
             'snapshots, or read it with the run that wrote it'

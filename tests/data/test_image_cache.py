@@ -157,11 +157,13 @@ def test_several_at_once_and_one_that_is_killed(tmp_path):
     before = file.stat().st_mtime_ns
     assert np.array_equal(load(folder, split), want)
     assert file.stat().st_mtime_ns == before
-    # The next one that makes an entry removes what is older than a day.
-    for age, stays in ((3600, True), (25 * 3600, False)):
-        os.utime(left, (time.time() - age,) * 2)
-        load(folder, counted(identity=f'after {age} s')[0])
-        assert left.exists() == stays
+    # The next one that makes an entry removes it, and another machine's when it is a day old.
+    for other in ('.part_other-0-1-0', 'x.json.other-0-1-0.part'):
+        (folder / other).touch()
+        for age, stays in ((3600, True), (25 * 3600, False)):
+            os.utime(folder / other, (time.time() - age,) * 2)
+            load(folder, counted(identity=f'{other} after {age} s')[0])
+            assert (folder / other).exists() == stays and not left.exists()
 
 
 def test_stored_images_are_a_stream():
