@@ -15,6 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,16 +30,18 @@ _EXTRAS = {
 }
 
 
-def enter(main: Callable[..., Any], *args: Any) -> NoReturn:
+def enter(main: Callable[..., Any] | str, *args: Any) -> NoReturn:
     """Runs a command and ends the process.
 
     Args:
-      main: the command; returns its exit code, None for 0.
+      main: the command; returns its exit code, None for 0. Or the name of a module that has it as
+        `main`: Ctrl-C while it is imported meets the door too.
       *args: its arguments.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = main(*args) or 0
+        command = import_module(main).main if isinstance(main, str) else main
+        code = command(*args) or 0
         sys.stdout.flush()
     except BrokenPipeError:
         # Python writes what is left at exit, and would fail again.

@@ -2,8 +2,7 @@
 
 import sys
 
-from jax_prompt.cli.diagnose import main
 from jax_prompt.door import enter
 
 if __name__ == '__main__':
-    enter(main, sys.argv[1:])
+    enter('jax_prompt.cli.diagnose', sys.argv[1:])

@@ -82,7 +82,7 @@ def dependencies(root: Path = ROOT, extra: frozenset[str] = frozenset()) -> dict
         found, names = set(), set()
         if file.endswith('.py'):
             names = {item.name for item in imports_of(root / file, root)}
-        if file.startswith(('tests/', 'docs/', 'jax_prompt/cli/')):
+        if file.startswith(('tests/', 'docs/', 'launch/', 'jax_prompt/cli/')):
             names |= set(re.findall(r'\bjax_prompt(?:\.\w+)+', texts[file]))
             for module, some in re.findall(
                 r'from (jax_prompt[.\w]*) import ([\w, ]+)', texts[file]

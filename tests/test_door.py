@@ -74,6 +74,14 @@ def test_the_door_ends_with_mains_code_or_the_errors(sigterm, capsys):
     assert told[0] == 'error: no such thing'
 
 
+def test_the_door_stands_before_the_import_of_a_command(sigterm, capsys, tmp_path, monkeypatch):
+    (tmp_path / 'slow_to_import.py').write_text('raise KeyboardInterrupt')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SystemExit, match='130'):
+        enter('slow_to_import')
+    assert 'interrupted' in capsys.readouterr().err
+
+
 def test_a_defect_shows_its_traceback(sigterm, capsys):
     with pytest.raises(SystemExit, match='1'):
         enter(lambda: {}['missing'])

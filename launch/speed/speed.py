@@ -8,23 +8,22 @@
 
 `step`: a method's own parameters and the head by SGD with momentum. On a ViT or a Swin the method
 is VPT-deep, on a ResNet a border of pixels (`vpt_pad`); `--method lion` runs on all, its solves by
-`--iterations` plain steps each way. Each side is a process of its own on the same weights and
-images, both with the same number of threads; they must agree on the losses of the first steps
-before anything is timed. Then the sides take turns (A B A B ...), and the median over
-the turns counts. Memory is a side's resident set (on a GPU the device's own figure): the peak of
-the whole process, and the peak of the timed steps above what was resident before the first step.
-JAX's side finds its programs in a compilation cache that a process before it filled, as every run
-after the first does: the compiler's own memory would otherwise count as the step's. `--remat save
-full` and `--rival torch torch_compile` run more sides at once. A batch is computed in the parts
-that a run would choose, `--micro_batch` says otherwise. `forward` is the same for evaluation.
+`--iterations` plain steps each way. Each side is a process of its own on the same weights, images
+and number of threads; they must agree on the losses of the first steps before anything is timed.
+Then the sides take turns (A B A B ...), and the median over the turns counts. Memory is a side's
+resident set (on a GPU the device's own figure): the peak of the whole process, and the peak of the
+timed steps above what was resident before the first step. JAX's side finds its programs in a
+compilation cache that a process before it filled, as every run after the first does: the compiler's
+own memory would otherwise count as the step's. `--remat save full` and `--rival torch
+torch_compile` run more sides at once. A batch is computed in the parts that a run would choose,
+`--micro_batch` says otherwise. `forward` is the same for evaluation.
 
 Measure on an idle machine. Where other work shares the cores, PyTorch's OpenMP threads spin, and
 small models look up to 30 times slower than they are: a busy machine is warned of. Turns go on
 until each ratio to a rival is known within 5 % (the standard error of its median over the turns),
 or for four times as many turns; then the table says that it isn't known so well.
 
-Below the table stands what share of the machine's rate the step reaches: the operations of its
-products a second, beside those of one large product (`bench_flops.py`).
+Below the table stands the step's share of the machine's rate of products (`bench_flops.py`).
 
 `machine`: the rates of matrix products in NumPy, JAX and PyTorch, beside which figures of different
 machines can be compared.
@@ -34,7 +33,6 @@ machines can be compared.
 `methods`, `deq`, `kmeans` and `population` run `bench_methods.py`, `bench_deq.py`,
 `bench_kmeans.py` and `bench_population.py`: a step of each method, the equilibrium layer against
 other libraries' solvers, SPT's k-means, trainings side by side against the same in a row.
-
 `--out FILE` writes the figures as JSON, with the machine and the versions.
 """
 
