@@ -1,7 +1,12 @@
 """Checkpoints of what trains, never of the frozen backbone.
 
 A checkpoint is written by Orbax beside the former one and renamed at the end, so that a kill at any
-moment leaves a whole one. The latest is always kept: it is what a resumed run continues from.
+moment leaves a whole one. The latest is always kept: it is what a resumed run continues from. One
+that is removed is renamed first. So a folder with a step's name was whole once, and what a kill
+leaves of a save or of a removal has another name; training removes it.
+
+Which checkpoints there are, the names of their folders say. Orbax's `CheckpointManager` would open
+a file of each (`_CHECKPOINT_METADATA`) to sort them by, and fail on one that is damaged.
 
 With the arrays goes their hash (`checksum.py`), and reading compares. A checkpoint that was damaged
 since is refused by name. A training puts it aside, as `damaged/STEP`, and goes on from the newest
@@ -22,6 +27,7 @@ from jax_prompt.core.checksum import SUMS, damage, hash_tree, write_sums
 from jax_prompt.train.processes import from_primary, is_primary, share
 
 Saved = tuple[Any, dict[str, Any]]  # a checkpoint's tree and what is saved beside it
+_UNFINISHED = '.orbax-checkpoint-tmp'  # after a step: what is being written or removed
 
 
 class DamagedCheckpoint(ValueError):
@@ -41,21 +47,15 @@ class Checkpoints:
 
         self._ocp = ocp
         self._directory = Path(directory).resolve()
-        self._manager: Any = None
+        self._keep = keep
+        self._checkpointer: Any = None
         if is_primary():
             self._directory.mkdir(parents=True, exist_ok=True)
             alone = ocp.options.MultiprocessingOptions(active_processes={0})
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                enable_async_checkpointing=False,
-                create=False,
-                multiprocessing_options=alone,
-            )
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
-        self._latest = self._find_latest()
-
-    def _find_latest(self) -> int | None:
-        return from_primary(lambda: self._manager.latest_step())
+            options = ocp.CompositeOptions(multiprocessing_options=alone)
+            handler = ocp.CompositeCheckpointHandler(composite_options=options)
+            self._checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
+        self._latest = max(self.steps(), default=None)
 
     def save(self, step: int, tree: Any, info: dict[str, Any]) -> None:
         """Saves a tree of arrays and a JSON-able dict under a step number.
@@ -63,21 +63,36 @@ class Checkpoints:
         A step that is already there is written anew: nothing has read it, so it may be damaged.
         """
         self._latest = step
-        if self._manager is None:
+        if self._checkpointer is None:
             return
-        if step in self._manager.all_steps():
-            self._manager.delete(step)
-        # What a kill left of a save. Orbax would warn of the same step's and keep the others'.
-        for left in self._directory.glob('*.orbax-checkpoint-tmp'):
-            shutil.rmtree(left)
+        self._clear()
+        path = self.path(step)
+        if path.exists():
+            self._remove(step)
         tree = jax.tree.map(np.asarray, tree)
         sealed = {'info': info, 'sha256': hash_tree(tree, info)}
         args = self._ocp.args.Composite(
             tree=self._ocp.args.StandardSave(tree), info=self._ocp.args.JsonSave(sealed)
         )
-        self._manager.save(step, args=args, force=True)
-        self._manager.wait_until_finished()
-        write_sums(self.path(step))
+        self._checkpointer.save(path, args=args)
+        write_sums(path)
+        # Where training went on from an earlier step, later ones stay until they are written anew.
+        for old in [at for at in self._found() if at <= step][: -self._keep]:
+            self._remove(old)
+
+    def _clear(self) -> None:
+        """Removes what a kill left of a save or of a removal."""
+        for left in self._directory.glob(f'*{_UNFINISHED}'):
+            shutil.rmtree(left)
+
+    def _remove(self, step: int) -> None:
+        gone = self._directory / f'{step}{_UNFINISHED}'
+        self.path(step).rename(gone)
+        shutil.rmtree(gone)
+
+    def _found(self) -> list[int]:
+        folders = (path.name for path in self._directory.iterdir() if path.is_dir())
+        return sorted(int(name) for name in folders if name.isascii() and name.isdecimal())
 
     def latest(self) -> int | None:
         """Returns the last step saved, or None."""
@@ -85,7 +100,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps saved, ascending."""
-        return from_primary(lambda: sorted(map(int, self._manager.all_steps())))
+        return from_primary(self._found)
 
     def restore(self, like: Any, step: int | None = None) -> Saved:
         """Restores (tree, info) of a step, by default the latest, as numpy arrays.
@@ -130,8 +145,10 @@ class Checkpoints:
         """
         try:
             saved = self.restore(like, step)
-            if self._manager is not None and not (self.path(step) / SUMS).exists():
-                write_sums(self.path(step))  # a kill came between the checkpoint and these
+            if self._checkpointer is not None:
+                self._clear()
+                if not (self.path(step) / SUMS).exists():
+                    write_sums(self.path(step))  # a kill came between the checkpoint and these
             return saved
         except DamagedCheckpoint as error:
             aside, left = self.put_aside(step), self.latest()
@@ -167,7 +184,7 @@ class Checkpoints:
         args = self._ocp.args.Composite(
             tree=self._ocp.args.StandardRestore(abstract), info=self._ocp.args.JsonRestore()
         )
-        got = self._manager.restore(step, args=args)
+        got = self._checkpointer.restore(self.path(step), args=args)
         # On the host: where the arrays lived when they were saved says nothing of this machine.
         return jax.tree.map(np.asarray, got['tree']), got['info']
 
@@ -186,14 +203,13 @@ class Checkpoints:
                 number += 1
                 to = to.with_name(f'{step}_{number}')
             self.path(step).rename(to)
-            self._manager.reload()
             return str(to)
 
         to = Path(from_primary(move))
-        self._latest = self._find_latest()
+        self._latest = max(self.steps(), default=None)
         return to
 
     def close(self) -> None:
-        """Releases Orbax's threads."""
-        if self._manager is not None:
-            self._manager.close()
+        """Releases what Orbax holds."""
+        if self._checkpointer is not None:
+            self._checkpointer.close()

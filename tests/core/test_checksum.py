@@ -126,6 +126,56 @@ def test_what_a_kill_left_of_a_save_goes_with_the_next_one(written, tmp_path, ca
     assert all(folder.exists() for folder in left)  # reading changes nothing: another may write
     checkpoints.save(15, TREE, {'loss': 5.0})
     assert not any(folder.exists() for folder in left) and checkpoints.steps() == [10, 15]
+    left[0].mkdir()
+    checkpoints.restore_or_put_aside(TREE, 15)  # of a training that goes on and may save no more
+    assert not left[0].exists() and not caplog.records
+    checkpoints.close()
+
+
+def test_a_kill_while_a_checkpoint_is_removed_leaves_no_part_of_one(written, tmp_path, monkeypatch):
+    work = tmp_path / 'work'
+    shutil.copytree(written, work)
+    checkpoints = Checkpoints(work)
+
+    def half(folder):
+        _largest(folder).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, 'rmtree', half)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(15, TREE, {'loss': 5.0})
+    checkpoints.close()
+    again = Checkpoints(work)
+    assert again.steps() == [10, 15]
+    assert again.restore_or_put_aside(TREE, 15)[1] == {'loss': 5.0}
+    assert sorted(path.name for path in work.iterdir()) == ['10', '15']
+    again.close()
+
+
+def test_an_earlier_step_that_is_saved_stays_beside_later_ones(written, tmp_path):
+    work = tmp_path / 'work'
+    shutil.copytree(written, work)
+    checkpoints = Checkpoints(work)
+    seen = []
+    for step in (2, 4, 6, 12):
+        checkpoints.save(step, TREE, {})
+        seen.append(checkpoints.steps())
+    assert seen == [[2, 5, 10], [2, 4, 5, 10], [5, 6, 10], [10, 12]]
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    'text', [None, b'', b'\x1b[31m\xff', b'[]', b'{"init_timestamp_nsecs": "x"}']
+)
+def test_what_orbax_notes_beside_a_checkpoint_may_be_lost(written, tmp_path, text, caplog):
+    work = tmp_path / 'work'
+    shutil.copytree(written, work)
+    for step in ('5', '10'):
+        note = work / step / '_CHECKPOINT_METADATA'
+        note.unlink() if text is None else note.write_bytes(text)
+    checkpoints = Checkpoints(work)
+    assert checkpoints.restore_or_put_aside(TREE, 10)[1] == {'loss': 10 / 3}
     assert not caplog.records
     checkpoints.close()
 
