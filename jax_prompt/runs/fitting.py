@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from jax_prompt.core.grids import edges
@@ -11,10 +12,11 @@ from jax_prompt.methods import get_method
 from jax_prompt.runs.config import RunConfig
 from jax_prompt.runs.prepare import Prepared, Start
 from jax_prompt.runs.program import init_added
-from jax_prompt.runs.prune import choose_kept, pruned_program
+from jax_prompt.runs.prune import choose_kept, pruned_program, read_pruned
 from jax_prompt.search.search import Candidate, Chosen, Search
 from jax_prompt.train.job import Fit, Job
-from jax_prompt.train.log import read_json, write_json
+from jax_prompt.train.log import WAY_OUT, write_json
+from jax_prompt.train.processes import from_primary
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,15 @@ def final_job(prepared: Prepared, chosen: Trained | None = None) -> tuple[Job, S
 
 
 def pruned_job(prepared: Prepared, first: Trained) -> tuple[Job, Start]:
-    """Drops the least important prompts; returns a second training from the same initial values."""
+    """Drops the least important prompts; returns a second training from the same initial values.
+
+    Raises:
+      ValueError: what a killed run kept of it in pruned.json is damaged.
+    """
     config, job, path = prepared.config, first.job, prepared.workdir / 'pruned.json'
-    if (saved := read_json(path)) is not None:
-        kept = saved['kept']
-    else:
+    tuner: Any = job.program.classifier.tuner
+    read = partial(read_pruned, path, config.prune, tuner.num_prompts, WAY_OUT)
+    if (kept := from_primary(lambda: read() if path.exists() else None)) is None:
         kept = choose_kept(job, first.fit.trainable, config.prune)
         write_json(path, {'kept': kept})
     program = pruned_program(first.start.program, kept)

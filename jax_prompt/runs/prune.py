@@ -6,11 +6,13 @@ from the same initial values with what is kept. Scores come from the training im
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from jax_prompt.core.json_file import load_object
 from jax_prompt.core.ranges import check_values, share
 from jax_prompt.core.tree import Tree, merge
 from jax_prompt.evals.classify import padded_batches, padded_rows
@@ -19,7 +21,7 @@ from jax_prompt.train.mesh import in_context, shard_batch, unite
 from jax_prompt.train.program import Program
 from jax_prompt.train.step import cross_entropy
 from jax_prompt.tuners.e2vpt import with_masks
-from jax_prompt.tuners.pruning import Kept, Masks, full_masks, importance, prune
+from jax_prompt.tuners.pruning import Kept, Masks, full_masks, importance, is_pruned, prune
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,27 @@ def choose_kept(job: Job, trainable: Tree, options: Prune) -> Kept:
         ours = jax.tree.map(lambda s: np.asarray(s, np.float64), ours)
         total = ours if total is None else jax.tree.map(np.add, total, ours)
     return prune(total, options.token_share, options.segment_share)
+
+
+def read_pruned(path: Path, options: Prune, num_prompts: int, way_out: str) -> Any:
+    """Reads from pruned.json what `choose_kept` returned.
+
+    Args:
+      path: the file.
+      options: the shares that went.
+      num_prompts: P, before pruning.
+      way_out: what the reader of an error can do.
+
+    Raises:
+      ValueError: it is damaged; names the file.
+    """
+    kept = load_object(path, way_out, ('kept',))['kept']
+    if not is_pruned(kept, num_prompts, options.token_share, options.segment_share):
+        raise ValueError(
+            f'{path} is damaged: it keeps other shares of {num_prompts} prompts than {options} '
+            f'leaves: {way_out}'
+        )
+    return kept
 
 
 def pruned_program(program: Program, kept: Any) -> Program:

@@ -25,6 +25,7 @@ from jax_prompt.runs.kept import kept_of, open_evaluated
 from jax_prompt.runs.paths import absolute_path
 from jax_prompt.runs.prepare import initial
 from jax_prompt.runs.prompts import prototypes_path, read_prototypes
+from jax_prompt.runs.prune import read_pruned
 from jax_prompt.runs.result import measured_hash
 from jax_prompt.runs.workdir import RESULT_AGAIN
 from jax_prompt.train.checkpoint import Checkpoints, DamagedCheckpoint
@@ -143,11 +144,11 @@ def restore(workdir: str | Path, weights_file: str | Path = '') -> Restored:
     if not (workdir / 'result.json').exists():
         raise ValueError(f'the run in {workdir} is not finished; start it again to go on')
     result = load_object(workdir / 'result.json', RESULT_AGAIN, _NEEDED)
-    if (workdir / 'pruned.json').exists():
-        pruned = load_object(workdir / 'pruned.json', _AGAIN, ('kept',))
-        config = replace(config, tuner={**config.tuner, 'kept': pruned['kept']})
     if config.search and config.search_num_prompts:
         config = replace(config, num_prompts=result['num_prompts'])
+    if (path := workdir / 'pruned.json').exists():
+        kept = read_pruned(path, config.prune, config.num_prompts, _AGAIN)
+        config = replace(config, tuner={**config.tuner, 'kept': kept})
     known = result['weights']
     backbone = build_backbone(config, Identity.from_dict(known) if known else None)
     check_content(backbone, result.get('backbone_sha256', ''), config.weights, _as_trained(known))

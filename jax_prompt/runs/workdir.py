@@ -102,7 +102,7 @@ def settle(config: RunConfig, unit: Lease) -> None:
     """Makes a unit's directory ready: what an earlier attempt left is kept where it can go on."""
     path = unit.directory / 'failed.json'
     try:
-        failed = read_json(path)
+        failed = read_json(path, needs=('kind',))
     except ValueError:  # damaged; what it said shows again
         failed = None
     if failed is not None and failed['kind'] in _LASTING:

@@ -11,7 +11,7 @@ or dropped, its result.json; `search/plan.json` how many train side by side, and
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,11 @@ from jax_prompt.search.sizing import Population, choose_size
 from jax_prompt.train.job import Fit, Job, NonFiniteLoss, Outcome
 from jax_prompt.train.log import read_json, write_json
 from jax_prompt.train.loop import fit
+from jax_prompt.train.optim import Hyper
 
 CandidateRow = dict[str, Any]
+_FOUND = ('val_accuracy', 'best_val_accuracy', 'best_val_epoch', 'status', 'seconds')
+_NEEDS = (*Hyper._fields, *_FOUND)  # of a candidate's row
 _AGAIN = "remove the run's folder 'search' and start again: the search begins anew"
 
 
@@ -81,7 +84,8 @@ class Search:
     ):
         self.candidates, self.folder, self.options, self.say = candidates, folder, options, say
         self.size, self.fits, self.apart = 1, dict[str, Fit](), _apart([*candidates.values()])
-        saved = {name: read_json(folder / name / 'result.json') for name in candidates}
+        files = {name: folder / name / 'result.json' for name in candidates}
+        saved = {name: read_json(file, needs=_NEEDS) for name, file in files.items()}
         self.rows: dict[str, CandidateRow] = {name: row for name, row in saved.items() if row}
         self.earlier = {name: row['seconds'] for name, row in self.rows.items()}
 
@@ -106,7 +110,9 @@ class Search:
     def _plan(self) -> int:
         """Returns how many train side by side; what an earlier process chose stays."""
         path = self.folder / 'plan.json'
-        if (saved := read_json(path, _AGAIN)) is not None:
+        if (saved := read_json(path, _AGAIN, ('members',))) is not None:
+            if saved['members'] not in range(1, len(self.candidates) + 1):
+                raise ValueError(f'{path} says members {saved["members"]!r}: {_AGAIN}')
             return saved['members']
         # If those with most prompts fit, the others fit too.
         names = self._pools(list(self.candidates))[-1]
@@ -164,10 +170,13 @@ class Search:
             rungs[str(epoch)] = {'kept': kept, 'dropped': dropped}
             write_json(path, rungs)
             self.say(f'search: {len(kept)} of {len(ranked)} go on after epoch {epoch}')
-        for name, row in rungs[str(epoch)]['dropped'].items():
+        rung = rungs[str(epoch)]
+        if not _is_rung(rung, self.candidates):
+            raise ValueError(f'{path} is damaged at epoch {epoch}: {_AGAIN}')
+        for name, row in rung['dropped'].items():
             if name not in self.rows:
                 self._write(name, row)
-        return rungs[str(epoch)]['kept']
+        return rung['kept']
 
     def _merit(self, name: str, val: float | None) -> tuple[float, ...]:
         """Orders candidates by val; ties go to the smaller rate, decays and number of prompts."""
@@ -230,6 +239,17 @@ class Search:
         # A candidate of an earlier process is read back from its last checkpoint.
         done = self.fits.get(name) or fit(self.candidates[name].job)
         return Chosen(name, done, rows, earlier)
+
+
+def _is_rung(saved: Any, names: Collection[str]) -> bool:
+    """Whether rungs.json says which candidates an epoch kept, and what the others reached."""
+    if not isinstance(saved, dict) or saved.keys() != {'kept', 'dropped'}:
+        return False
+    kept, dropped = saved['kept'], saved['dropped']
+    if not isinstance(kept, list) or not isinstance(dropped, dict):
+        return False
+    rows = all(isinstance(row, dict) and row.keys() >= set(_NEEDS) for row in dropped.values())
+    return rows and {*map(str, kept), *dropped} <= set(names)
 
 
 def _apart(candidates: Sequence[Candidate]) -> str:

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +15,7 @@ from jax_prompt.train.processes import from_primary, is_primary
 
 _LOG = logging.getLogger(__name__)
 _ROW = {'kind', 'stage', 'epoch'}  # what every row of metrics.jsonl has
-_WAY_OUT = 'remove it and start again; it is written anew'
+WAY_OUT = 'remove it and start again; it is written anew'
 
 
 def append_metrics(path: Path, row: dict[str, Any]) -> None:
@@ -86,17 +86,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
 
 
-def read_json(path: Path, way_out: str = _WAY_OUT) -> Any:
+def read_json(path: Path, way_out: str = WAY_OUT, needs: Collection[str] = ()) -> Any:
     """Returns the object of a JSON file, None where there is none; process 0 reads it for all.
 
     Args:
       path: the file.
       way_out: what the reader of an error can do.
+      needs: names that the object must have.
 
     Raises:
-      ValueError: it is damaged; names the file.
+      ValueError: it is damaged or lacks a name; says which file.
     """
-    return from_primary(lambda: load_object(path, way_out) if path.exists() else None)
+    return from_primary(lambda: load_object(path, way_out, needs) if path.exists() else None)
 
 
 def duration(seconds: float) -> str:

@@ -91,9 +91,27 @@ def prune(scores: Masks, token_share: float, segment_share: float) -> Kept:
     return freeze(kept.astype(int).tolist())
 
 
+def is_pruned(kept: object, num_prompts: int, token_share: float, segment_share: float) -> bool:
+    """Whether a value read from a file is one that `prune` may return for P prompts and shares."""
+    try:
+        array = np.asarray(kept)
+    except ValueError:
+        return False
+    if array.ndim != 3 or array.shape[1:] != (num_prompts, SEGMENTS) or array.dtype.kind != 'i':
+        return False
+    tokens = array.any(axis=-1)
+    as_many_tokens = tokens.sum(axis=-1) == num_prompts - _gone(num_prompts, token_share)
+    as_many_segments = array[tokens].sum(axis=-1) == SEGMENTS - _gone(SEGMENTS, segment_share)
+    return bool(np.isin(array, (0, 1)).all() and as_many_tokens.all() and as_many_segments.all())
+
+
+def _gone(count: int, share: float) -> int:
+    return math.floor(share * count + 1e-9)
+
+
 def _largest(scores: np.ndarray, share: float) -> np.ndarray:
     """Marks along the last axis what stays when the smallest `share` go."""
-    gone = math.floor(share * scores.shape[-1] + 1e-9)
+    gone = _gone(scores.shape[-1], share)
     order = np.argsort(scores, axis=-1, kind='stable')
     kept = np.ones(scores.shape, bool)
     np.put_along_axis(kept, order[..., :gone], False, axis=-1)

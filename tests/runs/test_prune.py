@@ -36,6 +36,13 @@ def test_a_pruned_run_trains_again_with_what_is_kept(make_config, tmp_path, sear
     assert done.evaluate('test')['accuracy'] == result['test_accuracy']
     prompts = done.trainable['tuner']['layers']['prompts']
     assert prompts.shape == (6, 2, 128)
+    if not search:
+        path = tmp_path / 'run' / 'pruned.json'
+        text = path.read_text()
+        for torn in (text.replace('1', '0', 1), text.replace('0', '1', 1), '{"kept": []}', '{}'):
+            path.write_text(torn)
+            with pytest.raises(ValueError, match=r'pruned\.json (is damaged|lacks).*: remove it'):
+                restore(tmp_path / 'run')
 
 
 def test_a_killed_pruned_run_keeps_its_choice(make_config, tmp_path, monkeypatch):
@@ -50,6 +57,10 @@ def test_a_killed_pruned_run_keeps_its_choice(make_config, tmp_path, monkeypatch
         run(config, tmp_path / 'run', quiet=True)
     before = (tmp_path / 'run' / 'pruned.json').read_text()
     monkeypatch.setattr(fitting, 'pruned_program', real)
+    (tmp_path / 'run' / 'pruned.json').write_text(before.replace('1', '0', 1))
+    with pytest.raises(ValueError, match=r'pruned\.json is damaged.*: remove it and start again'):
+        run(config, tmp_path / 'run', quiet=True)
+    (tmp_path / 'run' / 'pruned.json').write_text(before)
     monkeypatch.setattr(fitting, 'choose_kept', lambda *_: pytest.fail('chosen again'))
     result = run(config, tmp_path / 'run', quiet=True)
     assert (tmp_path / 'run' / 'pruned.json').read_text() == before

@@ -128,6 +128,45 @@ def test_a_killed_search_goes_on_to_the_same_rows(parts, tmp_path, monkeypatch, 
     assert 'learning rate 3e+38' in got.rows[-1]['status']
 
 
+def _renamed(value):
+    """Yields copies of a JSON value with one bit of one name flipped."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, part in items:
+        if isinstance(part, dict | list):
+            for torn in _renamed(part):
+                copy = value.copy()
+                copy[name] = torn
+                yield copy
+        if isinstance(value, dict):
+            flipped = name[:-1] + chr(ord(name[-1]) ^ 1)
+            yield {flipped if key == name else key: other for key, other in value.items()}
+        elif isinstance(part, str):
+            yield [*value[:name], part[:-1] + chr(ord(part[-1]) ^ 1), *value[name + 1 :]]
+
+
+def test_a_flipped_bit_in_what_a_search_keeps_is_named_or_changes_nothing(parts, tmp_path):
+    options = Population(size=8, rungs=(2,))
+    want, _ = _search(parts, tmp_path, options)
+    row = tmp_path / 'search' / want.name / 'result.json'
+    refused = 0
+    for path in (row.parents[1] / 'plan.json', row.parents[1] / 'rungs.json', row):
+        whole, kept = path.read_text(), row.read_text()
+        for torn in (*_renamed(json.loads(whole)), {'members': 0}):
+            if path.name == 'plan.json':  # it is read while a candidate has no row
+                row.unlink(missing_ok=True)
+            path.write_text(json.dumps(torn))
+            try:
+                got, _ = _search(parts, tmp_path, options)
+            except ValueError as error:
+                assert str(path) in str(error) and 'start again' in str(error)
+                refused += 1
+            else:
+                assert {**got.row, 'seconds': 0} == {**want.row, 'seconds': 0}
+        path.write_text(whole)
+        row.write_text(kept)
+    assert refused >= 20
+
+
 def test_all_candidates_failing_is_an_error_with_their_reasons(parts, tmp_path):
     with pytest.raises(NonFiniteLoss, match=r'every candidate .* failed: .*1e\+38.*3e\+38'):
         _search(parts, tmp_path, Population(size=8), (1e38, 3e38))
