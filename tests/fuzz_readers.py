@@ -14,8 +14,8 @@ from small_data import encode, picture, write_pack
 from jax_prompt.backbones import table
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core import colour
-from jax_prompt.core.npz import read_npy
 from jax_prompt.core.tree import flatten, unflatten
+from jax_prompt.data.label_cache import read_labels
 from jax_prompt.data.open import open_source
 from jax_prompt.packs.file import read_pack
 from jax_prompt.packs.header import SCHEMA
@@ -182,7 +182,7 @@ def _run_files(folder: Path) -> list[Kind]:
     like = {'head': {'kernel': prompts[0]}, 'tuner': {'layers': {'prompts': prompts}}}
     write_sealed(folder / 'prompts', 'prompts', {'prompts': prompts}, {'construction': 'mean'})
     write_sealed(folder / 'snapshot', 'snapshot', like, {'epoch': 1})
-    labels = _bytes_of(lambda file: np.save(file, np.arange(30, dtype=np.int32)))
+    labels = _bytes_of(np.savez, labels=np.arange(30, dtype=np.int32))
 
     def row(path: Path) -> dict[str, Any]:
         (path.parent / 'config.json').write_bytes(text)
@@ -221,7 +221,7 @@ def _run_files(folder: Path) -> list[Kind]:
             (folder / 'snapshot').read_bytes(),
             lambda path: flatten(load_snapshot(path, like)),
         ),
-        Kind('labels.npy', 'labels.npy', labels, lambda path: {'labels': read_npy(path)}),
+        Kind('labels', 'labels.npz', labels, lambda path: {'labels': read_labels(path)}),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Reads .npz and .npy files: plain arrays only, within bounds, and never by evaluating a header.
+"""Reads .npz files: plain arrays only, within bounds, and never by evaluating a header.
 
 Numpy reads an array's header as Python text, which may raise almost anything and fill the memory;
 here a header is matched. Objects, structures and other types than numbers and texts are refused.
@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_prompt.core.archive import Entry, list_entries, unpack
-from jax_prompt.core.mapped import map_bytes
 
 _MAX_HEADER = 10_000  # bytes, as numpy
 _MAX_SIZE = 2**48  # bytes of an array
@@ -83,23 +82,6 @@ def read_array(path: Path, member: Member) -> np.ndarray:
         name = member.entry.name.removesuffix('.npy')[:80]
         raise ValueError(f"array '{name}' is not read: {error}") from error
     return _shaped(data[member.head :], member.dtype, member.shape, member.fortran)
-
-
-def read_npy(path: Path) -> np.ndarray:
-    """Reads an .npy file, mapped and read-only.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is none of a plain array; names the file.
-    """
-    path = Path(path)
-    size = path.stat().st_size
-    try:
-        start = map_bytes(path, 0, min(size, _MAX_HEADER + 12)).tobytes()
-        dtype, shape, fortran, head = _parse(start, size)
-    except ValueError as error:
-        raise ValueError(f'{path} is not read: {error}') from error
-    return _shaped(map_bytes(path, 0, size)[head:], dtype, shape, fortran)
 
 
 def _shaped(data: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], fortran: bool) -> np.ndarray:

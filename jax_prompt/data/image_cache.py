@@ -130,9 +130,13 @@ class StoredImages:
 
 def _find(described: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """Returns the images of an entry; None where there is none or it is damaged."""
+    if not described.is_file():  # or what would never end: a pipe, a device
+        return None
     try:
         entry = json.loads(described.read_text(encoding='utf-8'))
-        file = described.parent / entry['file']
+        file = described.parent / Path(entry['file']).name
+        if file.exists() and not file.is_file():
+            raise ValueError(f'{file.name} is no file')
         digest = hash_file(file)
         if digest == entry['sha256']:
             images = np.load(file, mmap_mode='r')

@@ -100,6 +100,10 @@ def test_a_damaged_entry_is_made_anew(tmp_path, caplog):
         assert mended()
     file.unlink()
     assert mended()
+    for path in (file, described):  # reading a pipe would wait for ever
+        path.unlink()
+        os.mkfifo(path)
+        assert mended() and path.is_file()
 
 
 def test_images_that_fail_leave_nothing(tmp_path):
