@@ -114,6 +114,7 @@ def draw(panels: Panels, kind: str, path: Path) -> None:
             panel.set_xticks([], minor=True)
         else:
             panel.set(xlabel='epoch', ylabel='validation accuracy in %', xlim=(0, None))
+            panel.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
