@@ -1,6 +1,6 @@
 """Your own tasks as one benchmark: each searched on val, then trained with three seeds.
 
-    jax-prompt benchmark --config packs:method=vpt_deep,backbone=vit_ti16_224 \
+    jax-prompt benchmark --config packs:method=vpt_deep,backbone=vit_ti16_224.augreg_in21k_ft_in1k \
         --config.tasks="('flowers.npz','textures/')" --config.run.weights=FILE --results DIR
 
 A task is any value of a run's `data`: a packed .npz, a folder of class subfolders, 'tfds:NAME'. The

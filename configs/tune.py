@@ -1,6 +1,6 @@
 """Tune a pretrained backbone to your own images.
 
-    jax-prompt train --config tune:method=spt_deep,backbone=vit_ti16_224 \
+    jax-prompt train --config tune:method=spt_deep,backbone=vit_ti16_224.augreg_in21k_ft_in1k \
         --config.data=FOLDER_OR_NPZ --config.weights=FILE --workdir DIR
 
 The data is a folder of class subfolders (with or without train / val / test above them), a packed

@@ -15,11 +15,36 @@ pip install 'jax-prompt[quickstart]'.
 """
 
 from collections.abc import Sequence
+from os.path import commonpath
+from pathlib import Path
 
 from jax_prompt.cli.diagnosis import Options, diagnose
 from jax_prompt.cli.parser import make_parser
 from jax_prompt.door import user_path
 from jax_prompt.report.inside import draw_nmi
+
+
+def names_of(workdirs: Sequence[Path]) -> list[str]:
+    """Returns a name for each run: its folder's, or the parts of its path that tell it apart.
+
+    The runs of a benchmark all lie in folders called `run`.
+
+    >>> names_of([Path('/a/vpt'), Path('/b/spt')])
+    ['vpt', 'spt']
+    >>> names_of([Path('/a/vpt/seed_0/run'), Path('/a/spt/seed_0/run')])
+    ['vpt_seed_0_run', 'spt_seed_0_run']
+
+    Raises:
+      ValueError: a run is given twice.
+    """
+    names = [workdir.name for workdir in workdirs]
+    if len(set(names)) == len(names):
+        return names
+    paths = [workdir.resolve() for workdir in workdirs]
+    if len(set(paths)) < len(paths):
+        raise ValueError('--workdir names a run twice; name each once')
+    above = commonpath([path.parent for path in paths])
+    return ['_'.join(path.relative_to(above).parts) for path in paths]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,11 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = Options(args.split, args.images, args.shown, tuple(args.layers), args.steps)
     several = len(args.workdir) > 1
     found = []
-    for workdir in args.workdir:
-        numbers = diagnose(workdir, args.out / workdir.name if several else args.out, options)
+    for workdir, name in zip(args.workdir, names_of(args.workdir), strict=True):
+        numbers = diagnose(workdir, name, args.out / name if several else args.out, options)
         found.append(numbers)
         for what, reason in numbers['absent'].items():
-            print(f'{workdir.name}: {what}: {reason}')
+            print(f'{name}: {what}: {reason}')
     prompted = [numbers for numbers in found if 'nmi' in numbers]
     if prompted:
         draw_nmi(prompted, args.out / 'nmi.png')

@@ -111,8 +111,8 @@ def gates_of(run: Restored, params: Tree) -> np.ndarray | None:
     return None
 
 
-def diagnose(workdir: Path, out: Path, options: Options) -> dict[str, Any]:
-    """Measures and draws one run, all but nmi.png.
+def diagnose(workdir: Path, name: str, out: Path, options: Options) -> dict[str, Any]:
+    """Measures and draws one run, all but nmi.png. In pictures of several runs it has this name.
 
     Returns:
       The content of diagnostics.json.
@@ -139,7 +139,7 @@ def diagnose(workdir: Path, out: Path, options: Options) -> dict[str, Any]:
     params = [merge(tree, run.frozen) for tree in weights or [run.trainable]]
     seen = [measure(run, one, images) for one in params]
     numbers: dict[str, Any] = {
-        'run': workdir.name,
+        'run': name,
         'method': method,
         'backbone': run.config.backbone,
         'split': options.split,

@@ -1,6 +1,6 @@
 r"""Train: jax-prompt train --config NAME[:k=v,k=v] --workdir DIR [--config.k=v].
 
-    jax-prompt train --config tune:method=spt_deep,backbone=vit_ti16_224 \
+    jax-prompt train --config tune:method=spt_deep,backbone=vit_ti16_224.augreg_in21k_ft_in1k \
         --config.data=FOLDER_OR_NPZ --config.weights=FILE --workdir runs/mine
 
 NAME is a configuration of the package, or a file with get_config(arg). `--config NAME --help` lists

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import normalized_mutual_info_score
 from small_data import encode
 
-from jax_prompt.cli.diagnose import main
+from jax_prompt.cli.diagnose import main, names_of
 from jax_prompt.core.spec import Cut
 from jax_prompt.evals.diagnostics import (
     cka_between_layers,
@@ -240,3 +240,11 @@ def test_wrong_input_is_named(linear, diagnose, tmp_path, capsys, args, kind, te
     with pytest.raises(kind) as end:
         diagnose('--workdir', linear, '--out', tmp_path / 'out', *args)
     assert text in (str(end.value) if kind is ValueError else capsys.readouterr().err)
+
+
+def test_runs_in_folders_of_one_name_have_names_of_their_own(tmp_path, diagnose):
+    runs = [tmp_path / method / 'run' for method in ('vpt', 'spt')]
+    assert names_of(runs) == ['vpt_run', 'spt_run']
+    assert names_of([runs[0], runs[0] / 'run']) == ['run', 'run_run']
+    with pytest.raises(ValueError, match='names a run twice'):
+        diagnose('--workdir', runs[0], runs[0], '--out', tmp_path)
