@@ -8,7 +8,7 @@ import pytest
 
 from jax_prompt.report.rows import Row, append
 
-LAUNCH = Path(__file__).resolve().parents[2] / 'launch'
+LAUNCH = Path(__file__).resolve().parents[2] / 'launch' / 'claims'
 
 
 @pytest.fixture

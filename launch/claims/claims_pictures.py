@@ -1,7 +1,7 @@
 """Draws the pictures of docs/claims.md from the folders that `jax-prompt benchmark` wrote.
 
-    python launch/claims_pictures.py prompts --results runs/prompts --out prompts.png
-    python launch/claims_pictures.py curves --results runs/claims --out curves.png
+    python launch/claims/claims_pictures.py prompts --results runs/prompts --out prompts.png
+    python launch/claims/claims_pictures.py curves --results runs/claims --out curves.png
 
 `prompts` draws the test accuracy over the number of prompts P: a panel for each backbone, with
 prompts trained or frozen, and a line for each method, with mean and sample standard deviation over
