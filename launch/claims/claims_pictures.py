@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax_prompt.cli.curves import load_run
+from jax_prompt.door import enter
 from jax_prompt.report.curves import task_of
 from jax_prompt.report.marks import LIGHT, style
 from jax_prompt.report.rows import read
@@ -85,7 +86,9 @@ def draw(panels: Panels, kind: str, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     if not panels:
-        raise SystemExit('there is no finished run in these results')
+        raise ValueError(
+            'there is no finished run in these results; name the folder of a benchmark'
+        )
     columns = len(panels) if len(panels) % 2 else 2
     size = (4.4 * columns, 3.4 * (len(panels) // columns))
     figure, axes = plt.subplots(
@@ -131,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    enter(main)

@@ -14,19 +14,37 @@ from typing import Any
 import numpy as np
 
 
+def jax_product(size: int, dtype: str, precision: str = 'float32') -> Callable[[], Any]:
+    """Returns a call that multiplies a [size, size] matrix of JAX by itself, with float32 result.
+
+    Args:
+      size: side of the matrix.
+      dtype: 'float32' or 'bfloat16'.
+      precision: of a float32 product on a device that has several.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    multiply = jax.jit(
+        lambda a: jnp.matmul(a, a, precision=precision, preferred_element_type=jnp.float32)
+    )
+    return lambda: multiply(x).block_until_ready()
+
+
 def products(size: int) -> dict[str, Callable[[], Any]]:
     """Returns the products of [size, size] matrices by name; those of torch where it is there."""
     import jax
     import jax.numpy as jnp
 
     x = np.random.default_rng(0).standard_normal((size, size), np.float32)
-    out: dict[str, Callable[[], Any]] = {'numpy float32': lambda: x @ x}
-    full, half = jnp.asarray(x), jnp.asarray(x, jnp.bfloat16)
-    plain = jax.jit(jnp.matmul)
-    wide = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32))
-    out['jax float32'] = lambda: plain(full, full).block_until_ready()
-    out['jax bfloat16, bfloat16 result'] = lambda: plain(half, half).block_until_ready()
-    out['jax bfloat16, float32 result'] = lambda: wide(half).block_until_ready()
+    half, plain = jnp.asarray(x, jnp.bfloat16), jax.jit(jnp.matmul)
+    out: dict[str, Callable[[], Any]] = {
+        'numpy float32': lambda: x @ x,
+        'jax float32': jax_product(size, 'float32'),
+        'jax bfloat16, bfloat16 result': lambda: plain(half, half).block_until_ready(),
+        'jax bfloat16, float32 result': jax_product(size, 'bfloat16'),
+    }
     try:
         import torch
     except ImportError:
@@ -39,29 +57,30 @@ def products(size: int) -> dict[str, Callable[[], Any]]:
     }
 
 
-def rate(dtype: str, turns: int = 5) -> dict[str, float]:
+def rate(dtype: str, precision: str, turns: int = 5) -> dict[str, float]:
     """Measures the products of JAX whose share a step can reach, on the device of this process.
 
     Args:
       dtype: 'float32', or 'bfloat16' with a float32 result.
+      precision: of the step's float32 products.
       turns: products; the fastest counts.
 
     Returns:
       {'size': side of the matrices, 'gflops': 10^9 operations a second}.
     """
     import jax
-    import jax.numpy as jnp
 
     size = 2048 if jax.default_backend() == 'cpu' else 8192
-    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    multiply = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32))
-    multiply(x).block_until_ready()
-    seconds = []
-    for _ in range(turns):
-        start = time.perf_counter()
-        multiply(x).block_until_ready()
-        seconds.append(time.perf_counter() - start)
-    return {'size': size, 'gflops': 2 * size**3 / 1e9 / min(seconds)}
+    call = jax_product(size, dtype, precision)
+    call()  # compiles
+    return {'size': size, 'gflops': max(_gflops(call, size) for _ in range(turns))}
+
+
+def _gflops(call: Callable[[], Any], size: int) -> float:
+    """Times one product of [size, size] matrices."""
+    start = time.perf_counter()
+    call()
+    return 2 * size**3 / 1e9 / (time.perf_counter() - start)
 
 
 def bench_machine(args: argparse.Namespace) -> dict[str, Any]:
@@ -73,15 +92,13 @@ def bench_machine(args: argparse.Namespace) -> dict[str, Any]:
     Returns:
       {'rates': {name: [GFLOP/s of each turn]}}.
     """
-    calls, work = products(args.size), 2 * args.size**3 / 1e9
+    calls = products(args.size)
     rates: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()  # compiles, or starts the threads
     for _ in range(args.turns):
         for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            rates[name].append(work / (time.perf_counter() - start))
+            rates[name].append(_gflops(call, args.size))
     print(f'[{args.size}, {args.size}] products, GFLOP/s: median, least to most of {args.turns}')
     for name, values in rates.items():
         print(f'{name:32s} {np.median(values):7.0f}   {min(values):.0f} to {max(values):.0f}')

@@ -213,7 +213,7 @@ def bench_step(args: argparse.Namespace) -> dict[str, Any]:
             for side in sides:
                 side.close()
     done = {name: summary(firsts[name], turns[name], args.batch) for name in names}
-    return {'sides': done, 'spreads': spreads(turns), 'rate': rate(args.dtype)}
+    return {'sides': done, 'spreads': spreads(turns), 'rate': rate(args.dtype, args.precision)}
 
 
 def parse() -> argparse.Namespace:
