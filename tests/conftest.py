@@ -11,7 +11,9 @@ suite on programs compiled as a user's are, in twice the time.
 
 import gc
 import os
+import sys
 import time
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -94,6 +96,20 @@ def pytest_runtest_protocol(item: pytest.Item):
         with open(file, 'a', encoding='utf-8') as out:
             out.write(f'{_processor_time() - before:.3f} {item.nodeid}\n')
     return done
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _one_mlir_context():
+    """Lets a file's programs share one MLIR context: JAX makes one for each program, and to load the
+    dialects into it takes longer than to lower a small program."""
+    mlir = sys.modules.get('jax._src.interpreters.mlir')
+    make = getattr(mlir, 'make_ir_context', None)
+    if make is None:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlir, 'make_ir_context', cache(make))
+        yield
 
 
 @pytest.fixture(autouse=True)
