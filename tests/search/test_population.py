@@ -116,7 +116,7 @@ CASES = {
 }
 
 
-@pytest.mark.optimised
+# One of them is held to it in optimised programs too (tests/test_optimised.py).
 @pytest.mark.parametrize('method', CASES)
 def test_a_member_is_its_solo_run(tmp_path, method):
     options, changes = CASES[method]

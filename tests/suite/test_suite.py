@@ -249,11 +249,11 @@ def test_who_is_waited_for_is_said(make, tmp_path, second, monkeypatch):
 
 
 def test_killed_and_resumed_by_two_processes_it_gives_the_same_table(tmp_path, second):
-    pytest.importorskip('sklearn', reason='scikit-learn is not installed')
-    root, tasks, seeds = tmp_path / 'killed', (str(second), 'digits'), (3, 4)
+    third = write_pack(tmp_path / 'third.npz', [encode(picture(i)) for i in range(50, 90)])
+    root, tasks, seeds = tmp_path / 'killed', (str(second), str(third)), (3, 4)
     config = offline_suite.get_config('method=linear')
     short = {'run.epochs': 4, 'run.search_lrs': (1e-3, 1e-2), 'run.image_size': 16}
-    short |= {'run.engine.checkpoint_seconds': 0.0, 'run.input.data_dir': str(tmp_path / 'data')}
+    short |= {'run.engine.checkpoint_seconds': 0.0, 'run.engine.eval_batch_size': 8}
     changes = {'tasks': tasks, 'seeds': seeds, **short}
     config.update_from_flattened_dict(changes)
     whole = resolve_benchmark(config)
