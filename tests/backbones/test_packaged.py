@@ -41,7 +41,10 @@ def test_features_are_better_than_those_of_random_weights(name, photographs):
     family = family_of(report.config)
     network = family.make(report.config, ())
     mean, std = (np.asarray(v, np.float32) for v in (report.identity.mean, report.identity.std))
-    run = jax.jit(lambda params, images: network.apply(params, (images - mean) / std))
+    run = jax.jit(
+        lambda params, images: network.apply(params, (images - mean) / std),
+        compiler_options={'xla_backend_optimization_level': 2},  # it runs longer than it compiles
+    )
     random = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     known = {'params': family.adapt(tree, report.config, ())}
 

@@ -157,6 +157,7 @@ def test_processes_ask_the_first_one_and_share_arrays(pair):
 def test_two_processes_end_like_one(make_config, launch, tmp_path):
     # Ten test images in batches of 8: the last is ragged. Weights are split, images streamed.
     options = {'method': 'spt_deep', 'search': True, 'search_lrs': (1e-2,), 'epochs': 1}
+    options |= {'image_size': 16}
     one = run(make_config(**options), tmp_path / 'one', quiet=True)
     engine = {'fsdp': 2, 'eval_batch_size': 8, 'checkpoint_seconds': 0.0}
     config = make_config(**options, engine=engine, input={'budget_mb': 1e-6})
@@ -182,7 +183,7 @@ def _steps(checkpoints):
 
 @pytest.mark.parametrize('victim', [1, 0])
 def test_a_lost_process_is_named_and_the_run_goes_on_alone(make_config, launch, tmp_path, victim):
-    options = {'method': 'linear', 'epochs': 60, 'input': {'cache_mb': 0.0}}
+    options = {'method': 'linear', 'epochs': 60, 'image_size': 16, 'input': {'cache_mb': 0.0}}
     engine = {'eval_batch_size': 8, 'eval_every': 60, 'checkpoint_seconds': 0.0}
     config = make_config(**options, engine=engine)
     processes = launch(config, tmp_path / 'run')
