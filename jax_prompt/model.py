@@ -70,7 +70,7 @@ class Classifier:
         kaiming = self.head_init == 'kaiming'
         std = math.sqrt(2 / self.num_classes) if kaiming else self.head_std
         kernel = std * jax.random.normal(head_key, shape)
-        bias = jnp.full((self.num_classes,), -math.log(99) if kaiming else 0.0)
+        bias = jnp.full((self.num_classes,), -math.log(99) if kaiming else 0.0, jnp.float32)
         head = {'kernel': kernel, 'bias': bias}
         return {'tuner': self.tuner.init(tuner_key, self.spec), 'head': head}
 

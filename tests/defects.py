@@ -293,6 +293,13 @@ MUTANTS = (
         ('calibrate/test_spt.py',),
     ),
     Mutant(
+        'every-run-compiles-twice',
+        'model.py',
+        'if kaiming else 0.0, jnp.float32)',
+        'if kaiming else 0.0)',
+        ('train/test_loop.py', 'test_methods.py'),
+    ),
+    Mutant(
         'snapshots-one-epoch-late',
         'train/snapshots.py',
         'epoch % every == 0',

@@ -117,6 +117,8 @@ def _plain(name):
 def test_trainable_count_equals_the_closed_form(name):
     _, trainable, _ = _build(name)
     assert count(trainable) == ADDED[name] + 33 * CLASSES
+    # A weak type is lost in the first step: the second would be another program.
+    assert not [path for path, leaf in flatten(trainable).items() if leaf.weak_type]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_frozen_leaves_stay_and_every_trainable_leaf_moves(name):
         np.testing.assert_array_equal(leaf, before[path], err_msg=path)
     start = flatten(trainable)
     for path, leaf in flatten(state.trainable).items():
-        moved = np.abs(np.asarray(leaf - start[path]))
+        moved = np.abs(np.asarray(leaf) - np.asarray(start[path]))
         if path.split('/')[-2:-1] == ['qkv'] and path.endswith('bias'):
             moved = np.delete(moved, np.s_[32:64], axis=-1)  # softmax ignores a key bias
         if 'blocks' in path or 'layers' in path:  # each layer on its own
@@ -215,7 +217,6 @@ def test_loss_falls(name):
     for _ in range(25):
         state, metrics = make_step(program, state, frozen, *_batch(), hyper, jax.random.key(3))
         losses.append(float(metrics['loss']))
-    print('LOSS', name, losses[0], losses[-1])
     assert losses[0] == pytest.approx(math.log(CLASSES), abs=0.6)
     assert losses[-1] < 0.9 * losses[0]
 

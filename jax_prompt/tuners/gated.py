@@ -54,7 +54,7 @@ class GatedVPT(VPT):
     def init(self, key: jax.Array, spec: BackboneSpec) -> Tree:
         """Returns {'shared': {'prompts', 'gates' [L - 1]}, 'layers': {'temperatures' [L]}}."""
         shared = super().init(key, spec)['shared']
-        gates = jnp.full((spec.num_layers - 1,), FIRST_LOGIT)
+        gates = jnp.full((spec.num_layers - 1,), FIRST_LOGIT, jnp.float32)
         layers = per_stage(
             key, spec, lambda _, stage: {'temperatures': jnp.ones((stage.num_layers,))}
         )

@@ -84,6 +84,20 @@ def test_training_learns_and_reports(job):
     assert got.images_per_second > 0
 
 
+def test_calls_of_one_length_share_a_program(job):
+    """The first call's state is typed as what it returns: nothing in it is weakly typed."""
+    compiled = []
+
+    def listen(event, seconds, fun_name='', **_):
+        if event.endswith('/backend_compile_duration') and 'make_steps' in fun_name:
+            compiled.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    fit(replace(job, program=replace(job.program, epochs=3)))
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert len(compiled) == 2  # an epoch of 5 steps has calls of 2 and of 1
+
+
 @pytest.mark.parametrize('stop_after', [1, 4, 7])
 def test_a_killed_stage_goes_on_to_the_same_bits(job, monkeypatch, stop_after):
     elsewhere = replace(
