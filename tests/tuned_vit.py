@@ -1,6 +1,6 @@
 """A small ViT with random weights, run with a tuner."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import numpy as np
@@ -25,8 +25,9 @@ def noisy(tree, seed=0, scale=0.2):
     )
 
 
+@cache
 def backbone_of(config=CONFIG, seams=()):
-    """Returns noisy weights of a ViT."""
+    """Returns noisy weights of a ViT; they are shared, so that nobody may change them."""
     init = jax.jit(ViT(config, seams).init)
     return noisy(init(jax.random.key(0), IMAGES)['params'], 5)
 

@@ -1,5 +1,5 @@
 import math
-from functools import cache
+from functools import partial
 
 import jax
 import numpy as np
@@ -15,13 +15,13 @@ from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
 from jax_prompt.tuners.equilibrium import EquilibriumBlock
 
-_backbone = cache(backbone_of)
+_run_block = jax.jit(partial(run_block, ViT(CONFIG)))
 
 
 def _tuned(method, **options):
     """Returns a classifier of a small ViT and noisy parameters."""
     model = build_classifier(CONFIG, get_method(method), 3, **options)
-    layers = unstack_layers(_backbone())
+    layers = unstack_layers(backbone_of())
     params = {'backbone': stack_layers(layers, (*CONFIG.seams, *model.backbone.seams))}
     return model, params | noisy(model.init_added(jax.random.key(0)), 5)
 
@@ -74,7 +74,7 @@ def test_what_is_recorded_is_what_the_network_does(method, options):
     if method in ('vpt_deep', 'linear'):  # what leaves a block enters the next
         stacked = stack_layers(blocks)['blocks_00_03']
         for layer in range(2):
-            left = np.array(run_block(ViT(CONFIG), stacked, seen.tokens[layer], layer))
+            left = np.array(_run_block(stacked, seen.tokens[layer], layer))
             kept = slice(1 + num if method == 'vpt_deep' else 0, None)  # others are replaced
             np.testing.assert_allclose(left[:, kept], seen.tokens[layer + 1][:, kept], atol=1e-5)
 
@@ -98,15 +98,16 @@ def test_residuals_of_plain_iteration_are_those_of_a_loop():
     model, params = _tuned('lora+lion', lion={'solver': 'plain', 'channels': 4, 'width': 6})
     got = solve_residuals(model, params, IMAGES, 4)
     shared = params['tuner']['shared']['lion']
-    raw = model.raw_features(params['backbone'], IMAGES)
+    raw = np.asarray(jax.jit(model.raw_features)(params['backbone'], IMAGES))
     into = shared['p2']['into']
     starts = {'p1': IMAGES, 'p2': raw @ into['kernel'] + into['bias']}
     blocks = {'p1': EquilibriumBlock(3, 4, 3), 'p2': EquilibriumBlock(6, 6)}
     for name, x in starts.items():
         layers = {'layer_00': shared[name]['layer_00']}
-        args, z, wanted = (blocks[name].prepare(layers), x), x, []
+        args, z, wanted = (jax.jit(blocks[name].prepare)(layers), x), x, []
+        cell = jax.jit(blocks[name].cell)
         for _ in range(4):
-            after = np.asarray(blocks[name].cell(args, z))
+            after = np.asarray(cell(args, z))
             norms = [np.linalg.norm(np.reshape(a, (2, -1)), axis=1) for a in (after - z, after)]
             wanted.append(norms[0] / norms[1])
             z = after

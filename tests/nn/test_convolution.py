@@ -15,6 +15,17 @@ def _plain(x, kernel, stride):
     )
 
 
+def _with_gradients(function, inputs, g):
+    """Returns function(*inputs) and the gradients by the inputs where g is that of the result."""
+
+    @jax.jit
+    def compute(inputs, g):
+        out, backward = jax.vjp(function, *inputs)
+        return out, backward(g)
+
+    return compute(inputs, g)
+
+
 def _normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
@@ -26,41 +37,43 @@ def _normal(seed, *shape):
 )
 def test_values_and_gradients_are_those_of_a_plain_convolution(k, stride, size, channels):
     x, kernel = _normal(0, 2, size, size + 1, channels[0]), _normal(1, k, k, *channels)
-    want, backward = jax.vjp(lambda *a: _plain(*a, stride), x, kernel)
-    got, own = jax.vjp(lambda *a: convolve(*a, stride), x, kernel)
+    plain = lambda *a: _plain(*a, stride)  # noqa: E731
+    g = _normal(2, *jax.eval_shape(plain, x, kernel).shape)
+    want, expected = _with_gradients(plain, (x, kernel), g)
+    got, own = _with_gradients(lambda *a: convolve(*a, stride), (x, kernel), g)
     np.testing.assert_allclose(got, want, atol=1e-4)
-    g = _normal(2, *want.shape)
-    for a, b in zip(own(g), backward(g), strict=True):
+    for a, b in zip(own, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_members_of_a_population_each_have_their_own_gradient():
     x, kernels = _normal(0, 2, 6, 6, 3), _normal(1, 2, 3, 3, 3, 4)
     grad = jax.grad(lambda kernel: jnp.sum(convolve(x, kernel, 2) ** 2))
-    got = jax.vmap(grad)(kernels)
+    got = jax.jit(jax.vmap(grad))(kernels)
+    grad = jax.jit(grad)
     for one, kernel in zip(got, kernels, strict=True):
         np.testing.assert_allclose(one, grad(kernel), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize('size', [6, 7])
 def test_the_maximum_over_windows_and_its_gradient(size):
-    x = jnp.asarray(_normal(0, 2, size, size + 1, 3))
+    x = _normal(0, 2, size, size + 1, 3)
 
     def reference(x):
         pads = ((0, 0), (1, 1), (1, 1), (0, 0))
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
 
-    want, backward = jax.vjp(reference, x)
-    got, own = jax.vjp(max_pool, x)
+    g = _normal(1, *jax.eval_shape(reference, x).shape)
+    want, expected = _with_gradients(reference, (x,), g)
+    got, own = _with_gradients(max_pool, (x,), g)
     np.testing.assert_array_equal(got, want)
-    g = _normal(1, *want.shape)
-    np.testing.assert_allclose(own(g)[0], backward(g)[0], atol=1e-6)
+    np.testing.assert_allclose(own[0], expected[0], atol=1e-6)
 
 
 def test_the_transposed_kernel_is_the_transposed_operator():
     x, y, kernel = _normal(0, 1, 5, 5, 2), _normal(1, 1, 5, 5, 4), _normal(2, 3, 3, 2, 4)
-    there = np.sum(convolve(x, kernel) * y)
-    back = np.sum(x * convolve(y, transpose_kernel(kernel)))
+    there = np.sum(jax.jit(convolve)(x, kernel) * y)
+    back = np.sum(x * jax.jit(lambda y, kernel: convolve(y, transpose_kernel(kernel)))(y, kernel))
     np.testing.assert_allclose(there, back, rtol=1e-5)
 
 
@@ -72,8 +85,8 @@ def test_a_depthwise_convolution_treats_each_channel_by_itself(k):
         parts = [_plain(x[..., i : i + 1], kernel[..., i : i + 1], 1) for i in range(3)]
         return jnp.concatenate(parts, axis=-1)
 
-    want, backward = jax.vjp(reference, x, kernel)
-    got, own = jax.vjp(depthwise, x, kernel)
+    want, expected = _with_gradients(reference, (x, kernel), g)
+    got, own = _with_gradients(depthwise, (x, kernel), g)
     np.testing.assert_allclose(got, want, atol=1e-5)
-    for a, b in zip(own(g), backward(g), strict=True):
+    for a, b in zip(own, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)

@@ -48,16 +48,14 @@ def program():
 
 @pytest.fixture(scope='module')
 def params(program):
-    return program.classifier.init(jax.random.key(1))
+    return jax.jit(program.classifier.init)(jax.random.key(1))
 
 
 def _step(program, params, labels):
     state = program.init(jax.tree.map(jnp.copy, params))
-    hyper = Hyper(*(jnp.float32(x) for x in (1e-2, 0.1, 0.1)))
-    labels, weights = jnp.asarray(labels, jnp.int32), jnp.ones(BATCH)
-    return make_step(
-        program, state, {}, jnp.asarray(IMAGES), labels, weights, hyper, jax.random.key(2)
-    )
+    hyper = Hyper(*(np.float32(x) for x in (1e-2, 0.1, 0.1)))
+    labels, weights = np.asarray(labels, np.int32), np.ones(BATCH, np.float32)
+    return make_step(program, state, {}, IMAGES, labels, weights, hyper, jax.random.key(2))
 
 
 def test_each_image_keeps_a_quarter_of_its_patches_drawn_anew():
@@ -73,14 +71,15 @@ def test_each_image_keeps_a_quarter_of_its_patches_drawn_anew():
 def test_the_encoder_sees_visible_patches_alone(program, params):
     key = jax.random.key(5)
     index = np.asarray(visible_patches(key, BATCH, CONFIG))
-    x = jax.random.normal(jax.random.key(6), (BATCH, 16, 16, 3))
+    x = np.random.default_rng(6).standard_normal((BATCH, 16, 16, 3)).astype(np.float32)
     seen = np.zeros((BATCH, 16), bool)
     np.put_along_axis(seen, index, True, axis=1)
     mask = np.repeat(np.repeat(seen.reshape(BATCH, 4, 4), 4, axis=1), 4, axis=2)[..., None]
-    encode = partial(ViT(CONFIG).apply, {'params': params['backbone']}, key=key, train=True)
+    apply = partial(ViT(CONFIG).apply, {'params': params['backbone']}, key=key, train=True)
+    encode = jax.jit(apply)
     want = encode(x)
-    np.testing.assert_array_equal(encode(jnp.where(mask, x, jnp.nan)), want)
-    assert not np.allclose(encode(jnp.where(mask, 0.0, x)), want)
+    np.testing.assert_array_equal(encode(np.where(mask, x, np.float32(np.nan))), want)
+    assert not np.allclose(encode(np.where(mask, np.float32(0.0), x)), want)
 
 
 def test_loss_is_the_mean_over_masked_patches_of_normalised_pixels():
@@ -138,17 +137,18 @@ def test_all_parts_learn_and_no_label_reaches_the_backbone(program, params):
 
 def test_reconstruction_improves_and_logits_are_those_of_the_backbone(program, params):
     state = program.init(jax.tree.map(jnp.copy, params))
-    hyper, losses = Hyper(*(jnp.float32(x) for x in (1e-2, 0.0, 0.0))), []
-    rest = jnp.zeros(BATCH, jnp.int32), jnp.ones(BATCH), hyper, jax.random.key(2)
+    hyper, losses = Hyper(*(np.float32(x) for x in (1e-2, 0.0, 0.0))), []
+    rest = np.zeros(BATCH, np.int32), np.ones(BATCH, np.float32), hyper, jax.random.key(2)
     for _ in range(30):
-        state, metrics = make_step(program, state, {}, jnp.asarray(IMAGES), *rest)
+        state, metrics = make_step(program, state, {}, IMAGES, *rest)
         losses.append(float(metrics['loss']))
     assert losses[-1] < 0.9 * losses[0]
     plain = build_classifier(CONFIG, get_method('linear'), CLASSES)
-    view = program.view(jnp.asarray(IMAGES))
+    view = program.view(IMAGES)
     trained = state.trainable
-    want = plain.apply({'backbone': trained['backbone'], 'head': trained['head']}, view)
-    np.testing.assert_allclose(program.logits(trained, {}, jnp.asarray(IMAGES)), want, atol=1e-5)
+    want = jax.jit(plain.apply)({name: trained[name] for name in ('backbone', 'head')}, view)
+    got = jax.jit(program.logits)(trained, {}, IMAGES)
+    np.testing.assert_allclose(got, want, atol=1e-5)
     assert patches(view, 4).shape == (BATCH, 16, PIXELS)
     assert program.loss is masked_loss
 

@@ -101,13 +101,15 @@ def test_lora_of_the_upper_layers_is_lora_with_zeros_below(change):
     model = build_classifier(config, get_method('lora'), 5, first_layer=1)
     assert model.backbone.seams == (1,)
     assert model.facts.cut == Cut(1)
-    params = noisy(model.init(jax.random.key(0)))
+    added = jax.jit(model.init_added)(jax.random.key(0))
+    params = {'backbone': backbone_of(CONFIG, (1,)), **noisy(added)}
     assert params['tuner']['layers']['qkv']['down'].shape == (2, 32, 8)
     got = model.apply(params, IMAGES)
 
     whole = build_classifier(config, get_method('lora'), 5)
-    padded = jax.tree.map(lambda leaf: jnp.pad(leaf, ((1, 0), (0, 0), (0, 0))), params['tuner'])
-    backbone = stack_layers(unstack_layers(params['backbone']), CONFIG.seams)
+    padded = jax.tree.map(lambda leaf: np.pad(leaf, ((1, 0), (0, 0), (0, 0))), params['tuner'])
+    layers = jax.tree.map(np.asarray, unstack_layers(params['backbone']))
+    backbone = stack_layers(layers, CONFIG.seams)
     want = whole.apply({**params, 'backbone': backbone, 'tuner': padded}, IMAGES)
     np.testing.assert_allclose(got, want, atol=1e-5)
     tokens = model.prefix(params['backbone'], IMAGES, Cut(1))

@@ -1,13 +1,16 @@
 """Partial-k, MLP-k, side-tuning, SNF, moment probing, and combinations of methods."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_prompt.backbones.vit import ViT
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec
-from jax_prompt.core.tree import count, flatten, split
+from jax_prompt.core.tree import count, flatten, split, stack_layers, unstack_layers
 from jax_prompt.core.tuner import Place
 from jax_prompt.methods import METHODS, get_method
 from jax_prompt.model import build_classifier
@@ -25,12 +28,20 @@ VIT_B = ViTConfig(768, 12, 12, 3072, 16, 224)
 
 
 def _images(batch=3):
-    return jax.random.normal(jax.random.key(1), (batch, 16, 16, 3))
+    return np.random.default_rng(1).standard_normal((batch, 16, 16, 3)).astype(np.float32)
+
+
+@cache
+def _layers():
+    """The backbone's initial parameters, each layer's as a subtree."""
+    init = jax.jit(ViT(CONFIG).init)(jax.random.key(0), _images())
+    return unstack_layers(jax.tree.map(np.asarray, init['params']))
 
 
 def _model(name, **options):
     model = build_classifier(CONFIG, get_method(name), 5, **options)
-    return model, model.init(jax.random.key(0))
+    backbone = stack_layers(_layers(), (*CONFIG.seams, *model.backbone.seams))
+    return model, {'backbone': backbone, **model.init_added(jax.random.key(0))}
 
 
 def _random_like(tree):
@@ -199,7 +210,7 @@ def test_moments_are_cross_covariances_of_the_final_tokens():
 def test_moment_probing_keeps_the_pooled_feature_first(pool):
     config = ViTConfig(32, 3, 2, 64, 4, 16, pool=pool, norm_after_pool=pool == 'mean')
     model = build_classifier(config, get_method('mp'), 5)
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     features = model.backbone.apply(
         {'params': params['backbone']}, _images(), model.tuner, params['tuner']
     )

@@ -1,6 +1,7 @@
 """E2VPT: key-value prompts against plain attention, masks, importance, pruning and rewinding."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,9 @@ VIT_B = ViTConfig(768, 12, 12, 3072, 16, 224)
 
 def _model(**options):
     model = build_classifier(CONFIG, get_method('e2vpt'), 5, num_prompts=4, **options)
-    images = jax.random.normal(jax.random.key(1), (3, 16, 16, 3))
-    return model, model.init(jax.random.key(0)), images, jnp.array([0, 3, 1])
+    images = np.random.default_rng(1).standard_normal((3, 16, 16, 3)).astype(np.float32)
+    params = jax.jit(model.init)(jax.random.key(0))
+    return model, params, images, np.array([0, 3, 1])
 
 
 def _losses(model, params, images, labels):
@@ -54,43 +56,52 @@ def test_counts_and_the_start_on_vit_b():
     shapes = jax.eval_shape(lambda k: E2VPT().init(k, VIT_B.spec()), jax.random.key(0))
     assert shapes['layers']['kv_prompts'].shape == (12, 12, 5, 64)
     assert count(shapes) == 12 * (10 + 5) * 768 == 138_240 == E2VPT().num_active(VIT_B.spec())
-    values = E2VPT(4).init(jax.random.key(0), CONFIG.spec())['layers']['kv_prompts']
+    init = jax.jit(partial(E2VPT(4).init, spec=CONFIG.spec()))
+    values = init(jax.random.key(0))['layers']['kv_prompts']
     bound = np.sqrt(6 / (5 * 16))
-    assert 0.9 * bound < float(jnp.abs(values).max()) <= bound
+    assert 0.9 * bound < np.abs(values).max() <= bound
 
 
 def test_full_masks_change_nothing_and_zeros_silence_their_segment():
     model, params, images, _ = _model()
     masks = jax.tree.map(lambda m: m[:, None], full_masks(3, 4))
-    whole = model.apply({**params, 'tuner': with_masks(params['tuner'], masks)}, images)
-    np.testing.assert_array_equal(whole, model.apply(params, images))
-    prompts = jnp.arange(1.0, 65.0).reshape(2, 32)
-    masked = apply_mask(prompts, jnp.ones((2, 16)).at[1, 3].set(0.0))
+    apply = jax.jit(model.apply)
+    whole = apply({**params, 'tuner': with_masks(params['tuner'], masks)}, images)
+    np.testing.assert_array_equal(whole, apply(params, images))
+    prompts = np.arange(1.0, 65.0, dtype=np.float32).reshape(2, 32)
+    segments = np.ones((2, 16), np.float32)
+    segments[1, 3] = 0.0
+    masked = np.asarray(apply_mask(prompts, segments))
     np.testing.assert_array_equal(np.flatnonzero(masked == 0), [32 + 6, 32 + 7])
 
 
 def test_importance_is_the_gradient_of_each_image_by_its_masks():
     model, params, images, labels = _model()
-    scores = importance(_losses(model, params, images, labels), full_masks(3, 4), 3)
+    ones = full_masks(3, 4)
+    scores = jax.jit(lambda ones: importance(_losses(model, params, images, labels), ones, 3))(ones)
     assert scores.tokens.shape == (3, 4) and scores.segments.shape == (3, 4, 16)
-    total = np.zeros((3, 4))
-    for i in range(3):
-        losses = _losses(model, params, images[i : i + 1], labels[i : i + 1])
-        ones = full_masks(3, 4)
 
-        def loss(tokens, losses=losses, ones=ones):
-            return losses(Masks(tokens[:, None], ones.segments[:, None]))[0]
+    @jax.jit
+    def by_mask(tokens, image, label):
+        losses = _losses(model, params, image[None], label[None])
+        loss = lambda tokens: losses(Masks(tokens[:, None], ones.segments[:, None]))[0]  # noqa: E731
+        return jax.grad(loss)(tokens)
 
-        grads = jax.grad(loss)(ones.tokens)
-
-        # The same by the chain rule: a mask's gradient is <prompt, gradient by the prompt>.
-        def plain(prompts, i=i):
+    # The same by the chain rule: a mask's gradient is <prompt, gradient by the prompt>.
+    @jax.jit
+    def by_prompt(prompts, image, label):
+        def plain(prompts):
             layers = {**params['tuner']['layers'], 'prompts': prompts}
-            logits = model.apply({**params, 'tuner': {'layers': layers}}, images[i : i + 1])
-            return -jax.nn.log_softmax(logits)[0, labels[i]]
+            logits = model.apply({**params, 'tuner': {'layers': layers}}, image[None])
+            return -jax.nn.log_softmax(logits)[0, label]
 
-        prompts = params['tuner']['layers']['prompts']
-        rule = jnp.sum(prompts * jax.grad(plain)(prompts), axis=-1)
+        return jax.grad(plain)(prompts)
+
+    total = np.zeros((3, 4))
+    prompts = np.asarray(params['tuner']['layers']['prompts'])
+    for image, label in zip(images, labels, strict=True):
+        grads = by_mask(ones.tokens, image, label)
+        rule = np.sum(prompts * by_prompt(prompts, image, label), axis=-1)
         np.testing.assert_allclose(grads, rule, atol=1e-5)
         total += np.abs(np.asarray(grads))
     np.testing.assert_allclose(scores.tokens, total, atol=1e-5)
@@ -135,15 +146,15 @@ def test_rewinding_starts_from_the_first_stages_values():
 
     def loss(prompts):
         layers = {**second, 'prompts': prompts}
-        return jnp.sum(model.apply({**pruned, 'tuner': {'layers': layers}}, images)[:, 0])
+        logits = model.apply({**pruned, 'tuner': {'layers': layers}}, images)
+        return jnp.sum(logits[:, 0]), logits
 
-    grads = np.asarray(jax.grad(loss)(second['prompts']))
+    grads, logits = jax.jit(jax.grad(loss, has_aux=True))(second['prompts'])
+    grads = np.asarray(grads)
     gone = want == 0
     assert (grads[gone] == 0).all() and (grads[~gone] != 0).mean() > 0.99
     unrolled = replace(model, backbone=replace(model.backbone, config=replace(CONFIG, scan=False)))
-    np.testing.assert_allclose(
-        unrolled.apply(pruned, images), model.apply(pruned, images), atol=1e-5
-    )
+    np.testing.assert_allclose(jax.jit(unrolled.apply)(pruned, images), logits, atol=1e-5)
 
 
 def test_kept_passes_through_a_saved_config():
