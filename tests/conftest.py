@@ -100,8 +100,8 @@ def pytest_runtest_protocol(item: pytest.Item):
 
 @pytest.fixture(autouse=True, scope='module')
 def _one_mlir_context():
-    """Lets a file's programs share one MLIR context: JAX makes one for each program, and to load the
-    dialects into it takes longer than to lower a small program."""
+    """Lets a file's programs share one MLIR context. JAX makes one for each program, and to load
+    the dialects into it takes longer than to lower a small program."""
     mlir = sys.modules.get('jax._src.interpreters.mlir')
     make = getattr(mlir, 'make_ir_context', None)
     if make is None:

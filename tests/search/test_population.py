@@ -116,7 +116,6 @@ CASES = {
 }
 
 
-# One of them is held to it in optimised programs too (tests/test_optimised.py).
 @pytest.mark.parametrize('method', CASES)
 def test_a_member_is_its_solo_run(tmp_path, method):
     options, changes = CASES[method]
@@ -127,6 +126,12 @@ def test_a_member_is_its_solo_run(tmp_path, method):
     outcomes = _compare(jobs)
     heads = [np.asarray(outcome.fit.trainable['head']['kernel']) for outcome in outcomes]
     assert np.abs(heads[0] - heads[1]).max() > 1e-3  # the grid is one
+
+
+@pytest.mark.optimised
+def test_a_member_is_its_solo_run_in_optimised_programs(tmp_path):
+    options, changes = CASES['bias']
+    _compare(_grid(_job(_model('bias', **options), tmp_path, **changes)))
 
 
 def test_members_on_cached_features(tmp_path):
