@@ -29,10 +29,21 @@ def test_a_protocol_shows_images_its_own_way(make_config):
     assert len(set(folders)) == 4 * 4
 
 
-def test_wrong_benchmarks_are_named(make_config):
+def test_a_subset_of_any_data_is_a_task(make_config, pack):
+    config = replace(make_config(), train_on='train+val')
+    few, tail = f'fewshot2/{pack}', f'longtail3/{pack}'
+    benchmark = Benchmark('mine', (few, tail), config)
+    assert benchmark.config(few).train_on == 'train'  # val is no part of two images a class
+    assert benchmark.config(tail).train_on == 'train+val'
+    with pytest.raises(ValueError, match=r"task is 'nowhere\.npz'"):
+        Benchmark('mine', ('fraction10/nowhere.npz',), config)
+
+
+@pytest.mark.parametrize('task', ['vtab/dttd', 'fewshot8/vtab/dttd'])
+def test_wrong_benchmarks_are_named(make_config, task):
     config = make_config()
     with pytest.raises(ValueError, match=r"nearest: \['vtab/dtd'"):
-        Benchmark('mine', ('vtab/dttd',), config)
+        Benchmark('mine', (task,), config)
     for changes in ({'tasks': ()}, {'tasks': ('digits', 'digits')}):
         with pytest.raises(ValueError, match='at least one, each once'):
             Benchmark('mine', **changes, run=config)
