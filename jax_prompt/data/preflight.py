@@ -9,7 +9,7 @@ from pathlib import Path
 from jax_prompt.core.files import own_temporaries
 from jax_prompt.data.download import check_reachable, download_mb
 from jax_prompt.data.open import open_source, published_lists
-from jax_prompt.data.subset_names import parse_subset
+from jax_prompt.data.subset_names import whole_of
 from jax_prompt.data.task import Rule, Task
 from jax_prompt.data.tasks import TASKS, find_task
 from jax_prompt.data.tfds_files import check_folder
@@ -109,8 +109,7 @@ def _can_import(name: str) -> bool:
 
 def _base(task: Task) -> Task:
     """Returns the row that says where a task's data lies."""
-    subset = parse_subset(task.data)
-    data = subset[2] if subset else task.data
+    data = whole_of(task.data)
     named = ':' not in data and task not in TASKS
     return _base(find_task(data)) if named else task
 

@@ -42,6 +42,17 @@ def parse_subset(data: str) -> tuple[str, int, str] | None:
     return kind, amount, match['data']
 
 
+def whole_of(data: str) -> str:
+    """Returns the data that a subset, or a subset of one, is drawn from; other data as it is.
+
+    >>> whole_of('fewshot8/longtail50/flowers.npz')
+    'flowers.npz'
+    """
+    while subset := parse_subset(data):
+        data = subset[2]
+    return data
+
+
 def may_refit(data: str) -> bool:
     """Returns whether training on train + val keeps to what the data's name says."""
     subset = parse_subset(data)

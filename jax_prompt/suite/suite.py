@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from jax_prompt.core.lease import DEAD_SECONDS, read_tenure
 from jax_prompt.core.renames import check_renames
-from jax_prompt.data.subset_names import may_refit, parse_subset
+from jax_prompt.data.subset_names import may_refit, whole_of
 from jax_prompt.data.task import Task, View
 from jax_prompt.data.tasks import find_task
 from jax_prompt.methods import get_method
@@ -76,9 +76,7 @@ class Benchmark:
         for prompts in self.num_prompts.values():
             replace(self.run, num_prompts=prompts)
         for task in self.tasks:
-            data = task
-            while subset := parse_subset(data):
-                data = subset[2]
+            data = whole_of(task)
             # os.path: Path raises an error for a name that is too long for a file.
             there = os.path.exists(os.path.expanduser(data))
             if not (there or named_task(data) or data.startswith('tfds:')):
