@@ -114,17 +114,18 @@ class _Scene:
         first = np.maximum(np.floor((place - radius) * _SIDE).astype(int), 0)
         last = np.ceil((place + radius) * _SIDE).astype(int) + 1
         part = self.canvas[first[1] : last[1], first[0] : last[0]]
-        down, across = np.mgrid[: part.shape[0], : part.shape[1]]
-        dx = (across + first[0]) / _SIDE - place[0]
-        dy = (down + first[1]) / _SIDE - place[1]
-        tone = np.where(pattern(dx, dy), 1.0, dark)[..., None] * np.array(self.colour(warm))
+        dx = (np.arange(part.shape[1]) + first[0]) / _SIDE - place[0]
+        dy = (np.arange(part.shape[0])[:, None] + first[1]) / _SIDE - place[1]
+        bright = np.array(self.colour(warm))
         inside = dx**2 + dy**2 <= radius**2
-        part[inside] = tone[inside]
+        part[inside] = (dark * bright).astype(np.uint8)
+        part[inside & pattern(dx, dy)] = bright
 
     def finish(self) -> np.ndarray:
         """Returns the scene with noise, [32, 32, 3] uint8."""
         fine = self.canvas.reshape(SIZE, _FINE, SIZE, _FINE, 3)
-        small = fine.mean((1, 3))  # [32, 32, 3]
+        rows = fine.sum(1, dtype=np.uint16)  # [32, 32, 4, 3]
+        small = rows.sum(2, dtype=np.uint16) / _FINE**2  # [32, 32, 3]
         noise = self.rng.normal(0, self.rng.uniform(1, 8), small.shape)
         return np.clip(np.rint(small + noise), 0, 255).astype(np.uint8)
 
