@@ -45,7 +45,7 @@ _MAPS = Path('/proc/self/maps')
 _MOST_MAPS = 40_000  # Linux aborts a process that reaches some 65,000
 _tests_to_next_look = [1]
 # Tracing makes many objects that live long; Python shall not look for circles in them all the time.
-gc.set_threshold(50_000, 20, 20)
+gc.set_threshold(200_000, 20, 20)
 
 
 # They take longest, and start first: the last file to end then is a short one.
@@ -115,6 +115,14 @@ def _one_mlir_context():
         yield
 
 
+@pytest.fixture(autouse=True, scope='module')
+def _garbage_is_of_this_file():
+    """Lets the collector pass over what was there before a file's tests: modules and traced
+    programs that stay. Late in a worker's life a look at all of them takes seconds."""
+    gc.collect(1)
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _forget_programs():
     """Drops compiled programs before they are too many: JAX keeps each, with several maps of memory
@@ -129,6 +137,7 @@ def _forget_programs():
         import jax
 
         jax.clear_caches()
+        gc.unfreeze()
         gc.collect()
         count = 0
     _tests_to_next_look[0] = 1 + (_MOST_MAPS - count) // 4_000  # a test's maps are fewer by far

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +72,11 @@ class Import(NamedTuple):
 
 def imports_of(path: Path, root: Path = ROOT) -> list[Import]:
     """Lists the imports of a file, in whatever function they stand."""
+    return list(_imports_in(path.read_text(encoding='utf-8'), path, root))
+
+
+@cache
+def _imports_in(text: str, path: Path, root: Path) -> list[Import]:
     file = path.relative_to(root).as_posix()
     found: list[Import] = []
 
@@ -92,7 +98,7 @@ def imports_of(path: Path, root: Path = ROOT) -> list[Import]:
         for child in ast.iter_child_nodes(node):
             visit(child, at_head)
 
-    visit(ast.parse(path.read_text(encoding='utf-8')), True)
+    visit(ast.parse(text), True)
     return found
 
 

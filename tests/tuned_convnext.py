@@ -5,7 +5,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tuned_vit import noisy
+from tuned_vit import drawn
 
 from jax_prompt.backbones.convnext import ConvNeXt
 from jax_prompt.backbones.convnext_config import ConvNeXtConfig
@@ -21,9 +21,9 @@ IMAGES = np.random.default_rng(1).normal(size=(3, 32, 32, 3)).astype(np.float32)
 
 @cache
 def weights():
-    """Returns noisy weights, each layer's as a subtree, numpy."""
-    init = jax.jit(ConvNeXt(CONFIG).init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    return noisy(jax.tree.map(np.asarray, unstack_layers(init['params'])), 5, 0.1)
+    """Returns random weights, each layer's as a subtree, numpy."""
+    images = jnp.zeros((1, 32, 32, 3))
+    return unstack_layers(drawn(ConvNeXt(CONFIG).init, jax.random.key(0), images, seed=5)['params'])
 
 
 def stacked(seams=()):
@@ -32,11 +32,11 @@ def stacked(seams=()):
 
 
 def tuned(name, **options):
-    """Builds a method's classifier; returns it with noisy (trainable, frozen) parameters."""
+    """Builds a method's classifier; returns it with random (trainable, frozen) parameters."""
     method = get_method(name)
     options = method.with_prompts(options, PROMPTS)
     classifier = build_classifier(CONFIG, method, CLASSES, **options)
-    added = jax.jit(classifier.init_added)(jax.random.key(0))
     # Away from zeros: what starts at zero would hold back what lies before it.
-    params = {'backbone': stacked(classifier.backbone.seams), **noisy(added, 0, 0.1)}
+    added = drawn(classifier.init_added, jax.random.key(0))
+    params = {'backbone': stacked(classifier.backbone.seams), **added}
     return classifier, *split(params, method.predicate(classifier.tuner, classifier.spec))

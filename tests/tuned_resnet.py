@@ -5,7 +5,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tuned_vit import noisy
+from tuned_vit import drawn
 
 from jax_prompt.backbones.resnet import ResNet
 from jax_prompt.backbones.resnet_config import ResNetConfig
@@ -28,11 +28,11 @@ def positive(tree):
 
 @cache
 def weights_of(config=CONFIG):
-    """Returns noisy weights and statistics, each layer's as a subtree, numpy."""
+    """Returns random weights and statistics, each layer's as a subtree, numpy."""
     size = config.image_size
-    init = jax.jit(ResNet(config).init)(jax.random.key(0), jnp.zeros((1, size, size, 3)))
-    tree = jax.tree.map(np.asarray, unstack_layers(init['params']))
-    return positive(noisy(tree, 5, 0.1))
+    images = jnp.zeros((1, size, size, 3))
+    tree = drawn(ResNet(config).init, jax.random.key(0), images, seed=5)['params']
+    return positive(unstack_layers(tree))
 
 
 def stacked(config=CONFIG, seams=()):
@@ -41,11 +41,11 @@ def stacked(config=CONFIG, seams=()):
 
 
 def tuned(name, config=CONFIG, **options):
-    """Builds a method's classifier; returns it with noisy (trainable, frozen) parameters."""
+    """Builds a method's classifier; returns it with random (trainable, frozen) parameters."""
     method = get_method(name)
     options = method.with_prompts(options, PROMPTS)
     classifier = build_classifier(config, method, CLASSES, **options)
-    added = jax.jit(classifier.init_added)(jax.random.key(0))
     # Away from zeros: what starts at zero would hold back what lies before it.
-    params = {'backbone': stacked(config, classifier.backbone.seams), **noisy(added, 0, 0.1)}
+    added = drawn(classifier.init_added, jax.random.key(0))
+    params = {'backbone': stacked(config, classifier.backbone.seams), **added}
     return classifier, *split(params, method.predicate(classifier.tuner, classifier.spec))

@@ -5,7 +5,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tuned_vit import noisy
+from tuned_vit import drawn
 
 from jax_prompt.backbones.swin import Swin
 from jax_prompt.backbones.swin_config import SwinConfig
@@ -20,9 +20,10 @@ IMAGES = np.random.default_rng(1).normal(size=(3, 32, 32, 3)).astype(np.float32)
 
 
 def backbone_of(config=CONFIG, seams=()):
-    """Returns noisy weights of a Swin."""
+    """Returns random weights of a Swin."""
     images = np.zeros((1, config.image_size, config.image_size, 3), np.float32)
-    return noisy(jax.jit(Swin(config, seams).init)(jax.random.key(0), images)['params'], 5)
+    init = Swin(config, seams).init
+    return drawn(init, jax.random.key(0), images, seed=5, scale=0.2)['params']
 
 
 def features(config, backbone, tuner=None, params=None, seams=(), images=IMAGES, **options):
@@ -36,19 +37,18 @@ def features(config, backbone, tuner=None, params=None, seams=(), images=IMAGES,
 
 @cache
 def _weights():
-    return jax.jit(Swin(CONFIG).init)(jax.random.key(0), IMAGES)['params']
+    return unstack_layers(drawn(Swin(CONFIG).init, jax.random.key(0), IMAGES)['params'])
 
 
 def tuned(name, config=CONFIG, **options):
-    """Builds a method's classifier; returns it with noisy (trainable, frozen) parameters."""
+    """Builds a method's classifier; returns it with random (trainable, frozen) parameters."""
     method = get_method(name)
     options = method.with_prompts(options, PROMPTS)
     classifier = build_classifier(config, method, CLASSES, **options)
     seams = (*CONFIG.starts, *classifier.backbone.seams)
-    backbone = stack_layers(unstack_layers(_weights()), seams)
-    params = {'backbone': backbone, **jax.jit(classifier.init_added)(jax.random.key(0))}
     # Away from zeros: what starts at zero would hold back what lies before it.
-    params = noisy(params, 0, 0.1)
+    added = drawn(classifier.init_added, jax.random.key(0), seed=1)
+    params = {'backbone': stack_layers(_weights(), seams), **added}
     return classifier, *split(params, method.predicate(classifier.tuner, classifier.spec))
 
 

@@ -66,7 +66,7 @@ def test_channels_of_a_vit_are_those_of_a_wider_patch_embedding():
         'VALID',
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
-    positions = backbone['pos_embed'].at[:, 1:].add(extra.reshape(1, 16, 32))
+    positions = jnp.asarray(backbone['pos_embed']).at[:, 1:].add(extra.reshape(1, 16, 32))
     want = features(CONFIG, {**backbone, 'pos_embed': positions})
     assert largest(got, want) < 1e-5
 
