@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from tuned_vit import drawn
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import FEATURES
@@ -22,7 +23,7 @@ from jax_prompt.train.program import Program
 def linear_head() -> tuple[Program, Tree]:
     """Returns a program of one epoch of one step, a head of 8 numbers and 2 classes, and it."""
     classifier = build_classifier(ViTConfig(8, 1, 2, 16, 4, 8), METHODS['linear'], 2)
-    params = jax.jit(classifier.init)(jax.random.key(0))
+    params = drawn(classifier.init, jax.random.key(0))
     trainable, _ = split(params, lambda path: path.startswith('head/'))
     program = Program(
         classifier=classifier,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tuned_vit import copied
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import count, flatten, merge, split
@@ -99,7 +100,7 @@ def _batch():
 
 
 def _steps(program, trainable, frozen, count=1):
-    state = program.init(jax.tree.map(jnp.copy, trainable))
+    state = program.init(copied(trainable))
     hyper = Hyper(*(jnp.float32(x) for x in (0.5, 0.0, 0.0)))
     for _ in range(count):
         state, metrics = make_step(program, state, frozen, *_batch(), hyper, jax.random.key(3))
@@ -212,7 +213,7 @@ def _close(got, want):
 def test_loss_falls(name):
     classifier, trainable, frozen = _build(name)
     program = _program(classifier)
-    state = program.init(jax.tree.map(jnp.copy, trainable))
+    state = program.init(copied(trainable))
     hyper, losses = Hyper(*(jnp.float32(x) for x in (0.1, 0.0, 0.0))), []
     for _ in range(25):
         state, metrics = make_step(program, state, frozen, *_batch(), hyper, jax.random.key(3))

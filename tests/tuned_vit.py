@@ -4,6 +4,7 @@ import math
 from functools import cache, partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_prompt.backbones.vit import ViT
@@ -24,6 +25,12 @@ def noisy(tree, seed=0, scale=0.2):
             for path, leaf in flatten(tree).items()
         }
     )
+
+
+def copied(tree):
+    """Returns a tree's arrays again, for a step that gives up its own. `jnp.copy` would compile a
+    program for each shape."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.array(leaf)), tree)
 
 
 def drawn(init, *args, seed=0, scale=0.1):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tuned_vit import drawn
 
 from jax_prompt.backbones.stack import run_block
 from jax_prompt.backbones.vit import ViT, adapt
@@ -31,7 +32,7 @@ def images():
 
 @pytest.fixture(scope='module')
 def params(images):
-    return jax.jit(ViT(CONFIG).init)(jax.random.key(0), images)['params']
+    return drawn(ViT(CONFIG).init, jax.random.key(0), images)['params']
 
 
 def _features(config, params, images, **options):

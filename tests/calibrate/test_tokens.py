@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tuned_vit import drawn
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.calibrate.spt import Calibration, prototypes
@@ -20,7 +21,7 @@ CONFIG = ViTConfig(16, 3, 2, 32, 4, 8)
 @pytest.fixture(scope='module')
 def source():
     classifier = build_classifier(CONFIG, METHODS['spt_deep'], 2, num_prompts=3)
-    params = classifier.init(jax.random.key(0))['backbone']
+    params = drawn(classifier.init, jax.random.key(0))['backbone']
     half = (0.5,) * 3
     return BackboneTokens(Program(classifier, Optim(), 1, 1, Augment(), 8, half, half), params)
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tuned_vit import drawn
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import split
@@ -41,7 +42,8 @@ def test_wrong_images_are_refused(images, message):
 
 def test_the_program_checks_what_it_is_given():
     classifier = build_classifier(ViTConfig(8, 1, 2, 16, 4, 8), METHODS['linear'], 2)
-    trainable, frozen = split(classifier.init(jax.random.key(0)), lambda p: p.startswith('head'))
+    params = drawn(classifier.init, jax.random.key(0))
+    trainable, frozen = split(params, lambda path: path.startswith('head'))
     program = Program(classifier, Optim('sgd'), 1, 1, Augment(), 8, (0.5,) * 3, (0.5,) * 3)
     want = program.logits(trainable, frozen, GOOD.astype(np.uint8))
     got = program.logits(trainable, frozen, jnp.asarray(GOOD / 255, jnp.float32))

@@ -4,7 +4,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from tuned_vit import CONFIG, IMAGES, backbone_of, noisy
+from tuned_vit import CONFIG, IMAGES, backbone_of, drawn
 
 from jax_prompt.backbones.stack import run_block
 from jax_prompt.backbones.vit import ViT
@@ -19,11 +19,11 @@ _run_block = jax.jit(partial(run_block, ViT(CONFIG)))
 
 
 def _tuned(method, **options):
-    """Returns a classifier of a small ViT and noisy parameters."""
+    """Returns a classifier of a small ViT and random parameters."""
     model = build_classifier(CONFIG, get_method(method), 3, **options)
     layers = unstack_layers(backbone_of())
     params = {'backbone': stack_layers(layers, (*CONFIG.seams, *model.backbone.seams))}
-    return model, params | noisy(model.init_added(jax.random.key(0)), 5)
+    return model, params | drawn(model.init_added, jax.random.key(0), seed=5, scale=0.2)
 
 
 def _attention_by_numpy(weights, tokens, temperature=1.0):

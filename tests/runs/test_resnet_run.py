@@ -9,6 +9,7 @@ import pytest
 import torch_reference
 from torch_reference import needs_torch, randomise_norms
 from tuned_resnet import weights_of
+from tuned_vit import copied, drawn
 
 from jax_prompt.backbones import table
 from jax_prompt.backbones.families import family_of
@@ -109,7 +110,7 @@ def _start(program, tree):
     config = classifier.backbone.config
     params = {
         'backbone': family_of(config).adapt(tree, config, classifier.backbone.seams),
-        **classifier.init_added(jax.random.key(0)),
+        **drawn(classifier.init_added, jax.random.key(0)),
     }
     method = 'full' if config.batch_statistics else 'partial'
     predicate = get_method(method).predicate(classifier.tuner, classifier.spec)
@@ -118,7 +119,7 @@ def _start(program, tree):
 
 def _steps(program, trainable, frozen, number=3, step=make_step):
     put = lambda tree: replicate(tree, program.mesh)  # noqa: E731
-    state = put(program.init(jax.tree.map(jnp.copy, trainable)))
+    state = put(program.init(copied(trainable)))
     ones, key = np.ones(16, np.float32), jax.random.key(0)
     for _ in range(number):
         state, metrics = step(program, state, put(frozen), PIXELS, LABELS, ones, HYPER, key)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from tuned_swin import CONFIG
+from tuned_vit import drawn
 
 from jax_prompt.backbones import table
 from jax_prompt.backbones.swin import Swin
@@ -27,7 +28,7 @@ def weights(tmp_path, monkeypatch):
     monkeypatch.setitem(table.ARCHITECTURES, 'swin_test', CONFIG)
     monkeypatch.setitem(table.ENTRIES, entry.name, entry)
     images = np.zeros((1, 32, 32, 3), np.float32)
-    tree = jax.jit(Swin(CONFIG).init)(jax.random.key(0), images)['params']
+    tree = drawn(Swin(CONFIG).init, jax.random.key(0), images)['params']
     identity = Identity(entry.name, 'w', '0' * 64, 'microsoft', entry.mean, entry.std)
     save_converted(tmp_path / 'w.safetensors', tree, identity)
     return tmp_path / 'w.safetensors', tree

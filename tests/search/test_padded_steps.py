@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tuned_vit import copied, drawn
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import split
@@ -22,7 +23,7 @@ def step():
     """Returns a function that takes one step of a small linear probe, and its weights before."""
     method = get_method('linear')
     model = build_classifier(ViTConfig(16, 1, 2, 32, 8, 16), method, 3)
-    params = jax.jit(model.init)(jax.random.key(0))
+    params = drawn(model.init, jax.random.key(0))
     trainable, frozen = split(params, method.predicate(model.tuner, model.spec))
     program = Program(
         classifier=model,
@@ -38,7 +39,7 @@ def step():
     hyper = Hyper(*(jnp.float32(x) for x in (0.5, 0.0, 0.0)))
 
     def take(labels, weights):
-        state = program.init(jax.tree.map(jnp.copy, trainable))
+        state = program.init(copied(trainable))
         batch = images, np.asarray(labels, np.int32), np.asarray(weights, np.float32)
         return make_step(program, state, frozen, *batch, hyper, jax.random.key(3))
 

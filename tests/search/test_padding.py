@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_data import dark_and_bright
+from tuned_vit import drawn
 
 from jax_prompt.backbones.swin_config import SwinConfig
 from jax_prompt.backbones.vit_config import ViTConfig
@@ -45,13 +46,13 @@ def _model(method, num_prompts, config=CONFIG):
     """Returns a classifier, its initial trainable tree, and the frozen one of all lengths."""
     options = get_method(method).with_prompts({}, num_prompts)
     classifier = build_classifier(config, get_method(method), 2, **options)
-    return classifier, classifier.init_added(jax.random.key(0)), _frozen(config)
+    return classifier, drawn(classifier.init_added, jax.random.key(0)), _frozen(config)
 
 
 @cache
 def _frozen(config):
     init = build_classifier(config, get_method('linear'), 2).init
-    return {'backbone': jax.jit(init)(jax.random.key(0))['backbone']}
+    return {'backbone': drawn(init, jax.random.key(0))['backbone']}
 
 
 def _program(classifier, **changes):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_data import dark_and_bright
+from tuned_vit import copied
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import split
@@ -193,7 +194,7 @@ def test_the_moving_average_is_what_is_evaluated(job):
 def test_the_average_is_the_sum_of_past_weights(job):
     program = replace(job.program, optim=Optim('sgd', ema_decay=0.5), epochs=1)
     images, labels = (jnp.asarray(x[:4]) for x in job.train)
-    state = program.init(jax.tree.map(jnp.copy, job.trainable))
+    state = program.init(copied(job.trainable))
     average = jax.tree.map(np.asarray, job.trainable)
     for _ in range(3):
         state, _ = members.make_step(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tuned_vit import copied
 
 from jax_prompt.backbones.vit import ViT, visible_patches
 from jax_prompt.backbones.vit_config import ViTConfig
@@ -52,7 +53,7 @@ def params(program):
 
 
 def _step(program, params, labels):
-    state = program.init(jax.tree.map(jnp.copy, params))
+    state = program.init(copied(params))
     hyper = Hyper(*(np.float32(x) for x in (1e-2, 0.1, 0.1)))
     labels, weights = np.asarray(labels, np.int32), np.ones(BATCH, np.float32)
     return make_step(program, state, {}, IMAGES, labels, weights, hyper, jax.random.key(2))
@@ -136,7 +137,7 @@ def test_all_parts_learn_and_no_label_reaches_the_backbone(program, params):
 
 
 def test_reconstruction_improves_and_logits_are_those_of_the_backbone(program, params):
-    state = program.init(jax.tree.map(jnp.copy, params))
+    state = program.init(copied(params))
     hyper, losses = Hyper(*(np.float32(x) for x in (1e-2, 0.0, 0.0))), []
     rest = np.zeros(BATCH, np.int32), np.ones(BATCH, np.float32), hyper, jax.random.key(2)
     for _ in range(30):

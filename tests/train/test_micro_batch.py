@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tuned_vit import copied, drawn
 
 from jax_prompt.backbones.resnet_config import ResNetConfig
 from jax_prompt.backbones.vit_config import ViTConfig
@@ -37,7 +38,7 @@ def _setup(method, size, config=CONFIG, **options):
         std=(0.5,) * 3,
         transform=METHODS[method].make_transform(),
     )
-    params = classifier.init(jax.random.key(0))
+    params = drawn(classifier.init, jax.random.key(0))
     trains = METHODS[method].predicate(classifier.tuner, classifier.spec)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (size, config.image_size, config.image_size, 3), np.uint8)
@@ -47,7 +48,7 @@ def _setup(method, size, config=CONFIG, **options):
 
 
 def _step(program, trainable, frozen, *batch):
-    state = program.init(jax.tree.map(jnp.copy, trainable))
+    state = program.init(copied(trainable))
     return make_step(program, state, frozen, *batch, HYPER, jax.random.key(1))
 
 

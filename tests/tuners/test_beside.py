@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tuned_vit import drawn
 
 from jax_prompt.backbones.vit import ViT
 from jax_prompt.backbones.vit_config import ViTConfig
@@ -33,9 +34,8 @@ def _images(batch=3):
 
 @cache
 def _layers():
-    """The backbone's initial parameters, each layer's as a subtree."""
-    init = jax.jit(ViT(CONFIG).init)(jax.random.key(0), _images())
-    return unstack_layers(jax.tree.map(np.asarray, init['params']))
+    """Random parameters of the backbone, each layer's as a subtree."""
+    return unstack_layers(drawn(ViT(CONFIG).init, jax.random.key(0), _images())['params'])
 
 
 def _model(name, **options):
@@ -210,7 +210,7 @@ def test_moments_are_cross_covariances_of_the_final_tokens():
 def test_moment_probing_keeps_the_pooled_feature_first(pool):
     config = ViTConfig(32, 3, 2, 64, 4, 16, pool=pool, norm_after_pool=pool == 'mean')
     model = build_classifier(config, get_method('mp'), 5)
-    params = jax.jit(model.init)(jax.random.key(0))
+    params = drawn(model.init, jax.random.key(0))
     features = model.backbone.apply(
         {'params': params['backbone']}, _images(), model.tuner, params['tuner']
     )

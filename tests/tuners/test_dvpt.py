@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tuned_vit import drawn
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import IMAGE, Cut
@@ -132,7 +133,7 @@ def test_pixels_need_the_image_and_move_the_cut():
     model = build_classifier(CONFIG, method, 5, num_prompts=4, meta_input='pixels')
     assert model.facts.cut == IMAGE
     assert DVPT().facts(model.spec).cut == Cut(0)
-    params, images = model.init(jax.random.key(0)), _inputs()[0]
+    params, images = drawn(model.init, jax.random.key(0)), _inputs()[0]
     tokens = model.prefix(params['backbone'], images, Cut(0))
     with pytest.raises(ValueError, match='start from the image'):
         model.apply(params, tokens, start=Cut(0))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tuned_vit import drawn
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import count, flatten, unstack_layers
@@ -19,7 +20,7 @@ CONFIG = ViTConfig(32, 3, 2, 64, 4, 16)
 
 def _model(gates=(-0.7, 0.4), temperatures=(0.6, 1.0, 2.5)):
     model = build_classifier(CONFIG, get_method('gated_vpt'), 5, num_prompts=4)
-    params = model.init(jax.random.key(0))
+    params = drawn(model.init, jax.random.key(0))
     params['tuner']['shared']['gates'] = jnp.asarray(gates)
     params['tuner']['layers']['temperatures'] = jnp.asarray(temperatures)
     images = jax.random.normal(jax.random.key(1), (3, 16, 16, 3))
@@ -148,6 +149,6 @@ def test_bad_options_are_named(options, match):
 def test_a_single_block_has_no_gate():
     config = replace(CONFIG, depth=1)
     model = build_classifier(config, get_method('gated_vpt'), 5, num_prompts=4)
-    params = model.init(jax.random.key(0))
+    params = drawn(model.init, jax.random.key(0))
     assert params['tuner']['shared']['gates'].shape == (0,)
     assert jnp.isfinite(model.apply(params, jnp.ones((1, 16, 16, 3)))).all()

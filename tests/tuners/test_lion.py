@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tuned_vit import drawn
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import BackboneSpec
@@ -43,7 +44,7 @@ def _start(tuner):
 @cache
 def _frozen():
     """Returns the parameters of a backbone and a head, which are any classifier's here."""
-    params = jax.jit(build_classifier(CONFIG, get_method('linear'), 5).init)(jax.random.key(0))
+    params = drawn(build_classifier(CONFIG, get_method('linear'), 5).init, jax.random.key(0))
     return {name: params[name] for name in ('backbone', 'head')}
 
 
