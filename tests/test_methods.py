@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tuned_vit import copied
+from tuned_vit import copied, drawn
 
+from jax_prompt.backbones.vit import ViT
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import count, flatten, merge, split
 from jax_prompt.data.transforms import Augment
@@ -71,11 +72,19 @@ def _classifier(name, config=CONFIG):
 
 
 @cache
+def _backbone(seams):
+    return drawn(ViT(CONFIG, seams).init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
+
+
+@cache
 def _build(name):
-    """Returns a method's classifier, its trainables and the frozen rest. Nobody changes them."""
+    """Returns a method's classifier, what trains at its start, and the frozen rest, a random
+    backbone. Nobody changes them."""
     classifier = _classifier(name)
     predicate = get_method(name).predicate(classifier.tuner, classifier.spec)
-    return classifier, *split(classifier.init(jax.random.key(0)), predicate)
+    backbone = jax.tree.map(jnp.asarray, _backbone(classifier.backbone.seams))
+    params = {'backbone': backbone, **classifier.init_added(jax.random.key(0))}
+    return classifier, *split(params, predicate)
 
 
 def _program(classifier, **changes):
