@@ -17,8 +17,10 @@ VIEWS = {
 
 
 def _mapped_mb():
-    line = next(x for x in STATUS.read_text().splitlines() if x.startswith('RssFile'))
-    return int(line.split()[1]) / 1024
+    lines = STATUS.read_text().splitlines()
+    # Of files on a disk, and of files that lie in memory (tmpfs).
+    sizes = [int(x.split()[1]) for x in lines if x.startswith(('RssFile', 'RssShmem'))]
+    return sum(sizes) / 1024
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason='what is resident is read from /proc')
