@@ -36,9 +36,16 @@ def _images(batch=3, side=16):
 
 
 @cache
+def _values(tuner):
+    return jax.jit(partial(tuner.init, spec=CONFIG.spec()))(jax.random.key(0))
+
+
 def _start(tuner):
     """The tuner's initial parameters; who changes them works on a copy."""
-    return jax.jit(partial(tuner.init, spec=CONFIG.spec()))(jax.random.key(0))
+    names = ('image_block', 'feature_block', 'channels', 'width', 'layers', 'block', 'input')
+    return _values(
+        LION(**{name: getattr(tuner, name) for name in names})
+    )  # the rest is how to solve
 
 
 @cache
@@ -51,8 +58,7 @@ def _frozen():
 def _made(**options):
     """Returns a classifier and initial parameters."""
     classifier = build_classifier(CONFIG, get_method('lion'), 5, **options)
-    begun = replace(classifier.tuner, gradient='implicit')  # what it starts from is the same
-    return classifier, {**_frozen(), 'tuner': _start(begun)}
+    return classifier, {**_frozen(), 'tuner': _start(classifier.tuner)}
 
 
 def _grown(tuner, factor):
