@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tuned_vit import drawn
+from params import drawn
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import FEATURES

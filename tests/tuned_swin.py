@@ -5,7 +5,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tuned_vit import drawn
+from params import drawn
 
 from jax_prompt.backbones.swin import Swin
 from jax_prompt.backbones.swin_config import SwinConfig

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tuned_vit import drawn
+from params import drawn
 
 from jax_prompt.backbones.stack import run_block
 from jax_prompt.backbones.vit import ViT, adapt

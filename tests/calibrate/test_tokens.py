@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tuned_vit import drawn
+from params import drawn
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.calibrate.spt import Calibration, prototypes

@@ -4,7 +4,8 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from tuned_vit import CONFIG, IMAGES, backbone_of, drawn
+from params import drawn
+from tuned_vit import CONFIG, IMAGES, backbone_of
 
 from jax_prompt.backbones.stack import run_block
 from jax_prompt.backbones.vit import ViT

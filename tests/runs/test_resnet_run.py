@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_reference
+from params import copied, drawn
 from torch_reference import needs_torch, randomise_norms
 from tuned_resnet import weights_of
-from tuned_vit import copied, drawn
 
 from jax_prompt.backbones import table
 from jax_prompt.backbones.families import family_of

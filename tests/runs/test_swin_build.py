@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
+from params import drawn
 from tuned_swin import CONFIG
-from tuned_vit import drawn
 
 from jax_prompt.backbones import table
 from jax_prompt.backbones.swin import Swin

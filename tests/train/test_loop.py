@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from params import copied
 from small_data import dark_and_bright
-from tuned_vit import copied
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import split

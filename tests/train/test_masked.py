@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tuned_vit import copied
+from params import copied
 
 from jax_prompt.backbones.vit import ViT, visible_patches
 from jax_prompt.backbones.vit_config import ViTConfig

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from tuned_vit import copied, drawn
+from params import copied, drawn
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import flatten, num_bytes, split

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tuned_vit import copied, drawn
+from params import copied, drawn
 
 from jax_prompt.backbones.resnet_config import ResNetConfig
 from jax_prompt.backbones.vit_config import ViTConfig

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tuned_vit import CONFIG, IMAGES, SPEC, backbone_of, drawn, features, largest, noisy
+from params import drawn, noisy
+from tuned_vit import CONFIG, IMAGES, SPEC, backbone_of, features, largest
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.spec import Cut

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tuned_vit import CONFIG, IMAGES, backbone_of, features, noisy
+from params import noisy
+from tuned_vit import CONFIG, IMAGES, backbone_of, features
 
 from jax_prompt.core.tree import flatten, unflatten, unstack_layers
 from jax_prompt.tuners.adapter import Adapter

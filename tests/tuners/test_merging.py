@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tuned_vit import CONFIG, SPEC, backbone_of, features, largest, noisy
+from params import noisy
+from tuned_vit import CONFIG, SPEC, backbone_of, features, largest
 
 from jax_prompt.core.tree import flatten, stack_layers, unflatten, unstack_layers
 from jax_prompt.tuners.adapter import Adapter

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tuned_vit import CONFIG, IMAGES, SPEC, backbone_of, features, largest, noisy
+from params import noisy
+from tuned_vit import CONFIG, IMAGES, SPEC, backbone_of, features, largest
 
 from jax_prompt.backbones.resnet_config import ResNetConfig
 from jax_prompt.backbones.swin_config import SwinConfig

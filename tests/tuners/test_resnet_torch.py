@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from params import noisy
 from tuned_resnet import CONFIG, IMAGES, SPEC, stacked, weights_of
-from tuned_vit import noisy
 
 from jax_prompt.backbones.resnet import ResNet
 from jax_prompt.core.tree import flatten, unflatten
