@@ -43,7 +43,7 @@ os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
 
 
 _MAPS = Path('/proc/self/maps')
-_MOST_MAPS = 40_000  # Linux aborts a process that reaches some 65,000
+_MOST_MAPS = 58_000  # Linux aborts a process that reaches some 65,000
 _tests_to_next_look = [1]
 # Tracing makes many objects that live long; Python shall not look for circles in them all the time.
 gc.set_threshold(200_000, 20, 20)

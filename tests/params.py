@@ -42,3 +42,9 @@ def drawn(init, *args, seed=0, scale=0.1):
 
     shapes = flatten(jax.eval_shape(init, *args))
     return unflatten({path: draw(path, like) for path, like in shapes.items()})
+
+
+def begun(classifier, seed=0):
+    """Returns a random backbone, and what a method adds to it as its training starts."""
+    backbone = drawn(classifier.init, jax.random.key(0), seed=seed)['backbone']
+    return {'backbone': backbone, **jax.jit(classifier.init_added)(jax.random.key(seed))}

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from params import begun
 from small_data import dark_and_bright
 
 from jax_prompt.backbones.vit_config import ViTConfig
@@ -37,7 +38,7 @@ TRAIN, VAL = dark_and_bright(10), dark_and_bright(6, seed=1)
 @cache
 def _model(method, seed=0, **options):
     classifier = build_classifier(CONFIG, METHODS[method], 2, **options)
-    params = jax.jit(classifier.init)(jax.random.key(seed))
+    params = begun(classifier, seed)
     predicate = METHODS[method].predicate(classifier.tuner, classifier.spec)
     return classifier, *split(params, predicate)
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from params import copied
+from params import begun, copied
 from small_data import dark_and_bright
 
 from jax_prompt.backbones.vit_config import ViTConfig
@@ -28,7 +28,7 @@ CONFIG = ViTConfig(16, 2, 2, 32, 4, 8)
 @pytest.fixture(scope='module')
 def model():
     classifier = build_classifier(CONFIG, METHODS['vpt_deep'], 2, num_prompts=3, dropout_rate=0.1)
-    params = classifier.init(jax.random.key(0))
+    params = begun(classifier)
     return classifier, *split(params, lambda path: not path.startswith('backbone/'))
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from params import copied
+from params import begun, copied
 
 from jax_prompt.backbones.vit import ViT, visible_patches
 from jax_prompt.backbones.vit_config import ViTConfig
@@ -49,7 +49,7 @@ def program():
 
 @pytest.fixture(scope='module')
 def params(program):
-    return jax.jit(program.classifier.init)(jax.random.key(1))
+    return begun(program.classifier, 1)
 
 
 def _step(program, params, labels):

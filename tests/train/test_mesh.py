@@ -2,13 +2,12 @@
 
 import re
 from dataclasses import replace
-from functools import partial
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from params import copied, drawn
+from params import begun, copied, drawn
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import flatten, num_bytes, split
@@ -40,8 +39,8 @@ HYPER = Hyper(*(np.float32(x) for x in (0.1, 0.01, 0.0)))
 def _model(method='vpt_deep', config=CONFIG, **options):
     classifier = build_classifier(config, METHODS[method], 5, **options)
     # Far from its start, LION's solves round otherwise on more devices.
-    init = jax.jit(classifier.init) if method == 'lion' else partial(drawn, classifier.init)
-    params = init(jax.random.key(0))
+    lion = method == 'lion'
+    params = begun(classifier) if lion else drawn(classifier.init, jax.random.key(0))
     return classifier, *split(params, lambda path: not path.startswith('backbone/'))
 
 
