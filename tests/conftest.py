@@ -83,6 +83,13 @@ def pytest_configure(config: pytest.Config) -> None:
         atexit.register(os._exit, 0)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    """Looks for no doctests in tests: they are the package's, and to look takes seconds."""
+    found = yield
+    return [collector for collector in found if type(collector).__name__ != 'DoctestModule']
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves `optimised` tests to their own process, and sorts the slow files to the front."""
     apart = [item for item in items if _HASTY and item.get_closest_marker('optimised')]
