@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from params import drawn
+from params import begun, drawn
 
 from jax_prompt.backbones.vit_config import ViTConfig
 from jax_prompt.core.tree import count
@@ -23,10 +23,10 @@ CONFIG = ViTConfig(32, 3, 2, 64, 4, 16)
 VIT_B = ViTConfig(768, 12, 12, 3072, 16, 224)
 
 
-def _model(init=drawn, **options):
+def _model(**options):
     model = build_classifier(CONFIG, get_method('e2vpt'), 5, num_prompts=4, **options)
     images = np.random.default_rng(1).standard_normal((3, 16, 16, 3)).astype(np.float32)
-    return model, init(model.init, jax.random.key(0)), images, np.array([0, 3, 1])
+    return model, drawn(model.init, jax.random.key(0)), images, np.array([0, 3, 1])
 
 
 def _losses(model, params, images, labels):
@@ -131,10 +131,10 @@ def test_pruning_drops_the_least_important():
 
 
 def test_rewinding_starts_from_the_first_stages_values():
-    start = lambda init, key: jax.jit(init)(key)  # noqa: E731
-    _, params, images, _ = _model(start)
+    whole, _, images, _ = _model()
     kept = prune(_scores(), 0.5, 0.25)
-    model, pruned, _, _ = _model(start, kept=kept)
+    model, *_ = _model(kept=kept)
+    params, pruned = begun(whole), begun(model)
     assert model.facts.prompt_length == 2
     first, second = params['tuner']['layers'], pruned['tuner']['layers']
     np.testing.assert_array_equal(second['kv_prompts'], first['kv_prompts'])

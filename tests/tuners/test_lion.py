@@ -42,10 +42,9 @@ def _values(tuner):
 
 def _start(tuner):
     """The tuner's initial parameters; who changes them works on a copy."""
+    # The other options say how to solve.
     names = ('image_block', 'feature_block', 'channels', 'width', 'layers', 'block', 'input')
-    return _values(
-        LION(**{name: getattr(tuner, name) for name in names})
-    )  # the rest is how to solve
+    return _values(LION(**{name: getattr(tuner, name) for name in names}))
 
 
 @cache
