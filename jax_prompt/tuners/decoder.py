@@ -18,6 +18,7 @@ from jax_prompt.core.spec import BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
 from jax_prompt.nn.transformer import Attention, Mlp, pre_norm_block
+from jax_prompt.tuners.whole import Whole
 
 EPSILON = 1e-6
 
@@ -97,8 +98,8 @@ def grid_positions(num_patches: int, width: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class MaskedDecoder(Tuner):
-    """Holds the decoder's parameters. It has no hooks.
+class MaskedDecoder(Whole):
+    """Holds the decoder's parameters. It has no hooks; the whole backbone trains with it.
 
     Attributes:
       width: width of the decoder's tokens, a multiple of 4.

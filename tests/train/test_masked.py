@@ -16,7 +16,9 @@ from jax_prompt.data.transforms import Augment
 from jax_prompt.methods import get_method
 from jax_prompt.model import build_classifier
 from jax_prompt.nn.layers import patches
+from jax_prompt.runs.backbone import build_backbone
 from jax_prompt.runs.config import RunConfig
+from jax_prompt.runs.prepare import initial
 from jax_prompt.train.masked import Masked, as_masked, masked_loss, reconstruction_loss
 from jax_prompt.train.optim import Hyper, Optim
 from jax_prompt.train.options import Model
@@ -152,6 +154,17 @@ def test_reconstruction_improves_and_logits_are_those_of_the_backbone(program, p
     np.testing.assert_allclose(got, want, atol=1e-5)
     assert patches(view, 4).shape == (BATCH, 16, PIXELS)
     assert program.loss is masked_loss
+
+
+@pytest.mark.parametrize('method', ['retrain', 'full'])
+def test_a_run_trains_the_whole_encoder(method):
+    model, masked = Model(patch_drop_rate=0.75), Masked(depth=2)
+    config = RunConfig('digits', 'mae_micro', method, search=False, masked=masked, model=model)
+    backbone = build_backbone(config)
+    program, trainable, frozen = initial(config, backbone, num_classes=3, num_train=8)
+    assert isinstance(program.classifier.tuner, MaskedDecoder)
+    assert not flatten(frozen)
+    assert count(trainable['backbone']) == 1_204_608
 
 
 def test_a_decoder_in_a_run_needs_masked_patches_and_a_method_that_trains_everything():
