@@ -1,9 +1,9 @@
 """Writes the report of a benchmark: tables, plots, and the figures of the papers.
 
-    jax-prompt report --results runs/results --benchmark vtab --out runs/report
+    jax-prompt report --results runs/vtab --benchmark vtab --out runs/report
 
-`--results` is a table of results (`jax_prompt/report/rows.py`). `--collect` adds finished run
-directories to it:
+`--results` is the folder that `jax-prompt benchmark --results` wrote, or a table of results
+(`jax_prompt/report/rows.py`). `--collect` adds finished run directories to it:
 
     jax-prompt report --results runs/results --collect runs/vtab/*/* --benchmark vtab
 
@@ -20,6 +20,7 @@ from jax_prompt.cli.parser import make_parser
 from jax_prompt.core.printable import printable
 from jax_prompt.door import user_path
 from jax_prompt.report import papers
+from jax_prompt.report.rows import table_in
 from jax_prompt.report.write import collect, find_groups, write_report
 
 
@@ -42,11 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.groups:
         read = json.loads(args.groups.read_text(encoding='utf-8'))
         groups = {name: tuple(tasks) for name, tasks in read.items()}
-    groups = find_groups(args.results, args.benchmark, groups)
-    said = collect(args.results, args.collect, args.benchmark, groups)
-    said += write_report(
-        args.results, args.out, args.benchmark, groups, args.accuracy, args.reference
-    )
+    results = table_in(args.results)
+    groups = find_groups(results, args.benchmark, groups)
+    said = collect(results, args.collect, args.benchmark, groups)
+    said += write_report(results, args.out, args.benchmark, groups, args.accuracy, args.reference)
     for line in said:
         print(printable(line))
     print(f'report: {args.out / "report.html"}')

@@ -238,6 +238,12 @@ def read(folder: str | Path) -> Rows:
     return Rows(tuple(kept), tuple(dropped), tuple(problems))
 
 
+def table_in(folder: Path) -> Path:
+    """Returns the table in what `jax-prompt benchmark --results` wrote, or the folder as it is."""
+    inner = folder / 'rows'
+    return inner if inner.is_dir() else folder
+
+
 def read_file(path: Path) -> tuple[list[Row], list[str]]:
     """Reads a file of a table; returns its rows, and what can't be read, by file and line.
 

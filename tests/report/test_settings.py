@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from small_rows import GROUPS, full_set, make
 
+from jax_prompt.cli.report import main
 from jax_prompt.report import rows, write
 from jax_prompt.report.scatter import make_scatters
 from jax_prompt.report.settings import by_settings, differing
@@ -96,6 +97,19 @@ def test_an_unknown_benchmark_lists_those_of_the_rows(tmp_path, report):
     report.write_report(tmp_path, tmp_path / 'out', 'packs', {'packs': ('a',)})
     with pytest.raises(ValueError, match=r'none of a task of vtab.*packs'):
         report.write_report(tmp_path, tmp_path / 'out', 'vtab')
+
+
+def test_the_command_takes_the_folder_of_a_benchmark_or_its_table(tmp_path, report):
+    rows.append(tmp_path / 'all' / 'rows', make('lora', 'a', 0, 0.5, benchmark='packs'))
+    groups, out = tmp_path / 'groups.json', tmp_path / 'out'
+    groups.write_text('{"packs": ["a"]}')
+    rest = ['--benchmark', 'packs', '--groups', str(groups), '--out', str(out)]
+    written = []
+    for folder in ('all', 'all/rows'):
+        main(['--results', str(tmp_path / folder), *rest])
+        written.append((out / 'report.csv').read_text())
+    assert written[0] == written[1] and ',a,' in written[0]
+    assert not list((tmp_path / 'all').glob('*.json'))
 
 
 def test_runs_of_other_tasks_are_not_collected(tmp_path, report, monkeypatch):
