@@ -67,4 +67,12 @@ MUTANTS = (
         'out[name] = dict(value)',
         ('test_api.py',),
     ),
+    # pretraining
+    Mutant(
+        'encoder-frozen',
+        'tuners/decoder.py',
+        'class MaskedDecoder(Whole)',
+        'class MaskedDecoder(Tuner)',
+        ('train/test_masked.py',),
+    ),
 )
