@@ -76,17 +76,17 @@ MUTANTS = (
     # deq
     Mutant(
         'residual-sign',
-        'deq/anderson.py',
+        'deq/solver.py',
         'r = fz - z  # [B, n]',
         'r = z - fz  # [B, n]',
-        ('deq/test_anderson.py',),
+        ('deq/test_solver.py',),
     ),
     Mutant(
         'worst-point-kept',
-        'deq/anderson.py',
+        'deq/solver.py',
         '(r_norm < state.best_norm)',
         '(r_norm > state.best_norm)',
-        ('deq/test_anderson.py', 'deq/test_safeguards.py'),
+        ('deq/test_solver.py', 'deq/test_safeguards.py'),
     ),
     Mutant(
         'implicit-gradient-sign',

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_prompt.deq.anderson import Solver
 from jax_prompt.deq.fixed_point import Gradient, fixed_point
+from jax_prompt.deq.solver import Solver
 
 BATCH, WIDTH = 8, 16
 

@@ -1,100 +1,29 @@
-"""Solves z = f(z) for a batch of independent samples: Anderson's method, damped or plain iteration.
+"""The mixing of Anderson's method, for a batch of independent samples.
 
-Anderson's method keeps the last m points z_i with residuals r_i = f(z_i) - z_i and goes to
+The method keeps the last m points z_i with residuals r_i = f(z_i) - z_i and goes to
 sum_i a_i (z_i + beta r_i), where a minimises ||sum_i a_i r_i|| under sum_i a_i = 1 (Walker & Ni,
 "Anderson Acceleration for Fixed-Point Iterations", SIAM J. Numer. Anal. 49, 2011; Bai et al.,
 "Deep Equilibrium Models", arXiv:1909.01377, for its use in networks). Departures from the usual
 implementation:
 
-- Each sample has its own a, its own stopping test and its own status, and what is done with it
-  hangs on these alone: a result never depends on the other samples of the batch, a sample that has
-  stopped is frozen exactly, and one that yields NaN leaves the others as they are.
+- Each sample has its own a.
 - Residuals are kept as unit vectors, so that the Gram matrix has a unit diagonal and its ridge is
   relative. An absolute ridge swamps the small residuals of a backward pass: the steps then grow as
   the cotangent shrinks. One row of the matrix is computed a step.
-- A residual above `restart` times the best one drops that sample's history and goes on from
+- A residual above `restart` times the best one drops that sample's history; the caller goes on from
   f(best). The best is counted anew from there, or a map whose plain step raises the residual would
   restart for ever; what is returned is still the best of all.
-
-The state is float32 (float64 where z0 is), whatever f computes in.
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-CONVERGED, MAX_ITER, NONFINITE = 0, 1, 2
-
-METHODS = ('anderson', 'damped', 'plain')
 LARGEST_MEMORY = 16  # the small systems are solved by unrolled code
 
 
-@dataclass(frozen=True)
-class Solver:
-    """How to solve z = f(z).
-
-    Attributes:
-      method: 'anderson', 'damped' (z + damping * r) or 'plain' (f(z)).
-      max_iter: evaluations of f at most.
-      rtol: a sample has converged where ||f(z) - z|| <= rtol * ||f(z)|| + atol. 1e-3 suits float32;
-        an f that computes in bfloat16 has a floor near 2e-3 and wants 1e-2.
-      atol: absolute floor of that test, for fixed points at or near zero.
-      memory: m, points that Anderson's method mixes; 1 is damped iteration.
-      damping: beta of Anderson's method, step of damped iteration; in (0, 1].
-      ridge: added to the unit diagonal of the Gram matrix. Below about 1e-7 float32 loses it.
-      restart: a residual above this times the best drops Anderson's history; infinity never does.
-      fixed_length: run `lax.scan` for exactly max_iter steps, which reverse-mode differentiation
-        can unroll, at the memory of all steps. For tests; samples stop as they do otherwise.
-    """
-
-    method: str = 'anderson'
-    max_iter: int = 30
-    rtol: float = 1e-3
-    atol: float = 1e-12
-    memory: int = 5
-    damping: float = 1.0
-    ridge: float = 1e-6
-    restart: float = 2.0
-    fixed_length: bool = False
-
-    def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(f'method {self.method!r}, allowed: {", ".join(METHODS)}; choose one')
-        allowed = {
-            'max_iter': (self.max_iter >= 1, 'at least 1', '30'),
-            'rtol': (0 <= self.rtol < math.inf, 'finite and not negative', '1e-3'),
-            'atol': (0 <= self.atol < math.inf, 'finite and not negative', '1e-12'),
-            'memory': (1 <= self.memory <= LARGEST_MEMORY, f'1 to {LARGEST_MEMORY}', '5'),
-            'damping': (0 < self.damping <= 1, 'above 0 and at most 1', '1.0'),
-            'ridge': (0 < self.ridge < math.inf, 'finite and above 0', '1e-6'),
-            'restart': (self.restart > 1, 'above 1', '2.0, or float("inf") for no restarts'),
-        }
-        for name, (good, what, usual) in allowed.items():
-            if not good:
-                value = getattr(self, name)
-                raise ValueError(f'{name} {value}, allowed: {what}; the usual value is {usual}')
-
-
-class Report(NamedTuple):
-    """How the solution of each sample went; each field [B].
-
-    Attributes:
-      steps: evaluations of f until the sample stopped, int32.
-      residual: ||f(z) - z|| / ||f(z)|| of the point returned, float32; infinite where no evaluation
-        was finite.
-      status: CONVERGED, MAX_ITER (the tolerance was not reached) or NONFINITE, int32.
-    """
-
-    steps: jax.Array
-    residual: jax.Array
-    status: jax.Array
-
-
-class _History(NamedTuple):
+class History(NamedTuple):
     """The last m points of each sample. Slots are filled in turn, all samples in lockstep."""
 
     ahead: jax.Array  # z_i + beta r_i, [B, m, n]
@@ -104,129 +33,44 @@ class _History(NamedTuple):
     lowest: jax.Array  # smallest residual norm since the last restart, [B]
 
 
-class _State(NamedTuple):
-    """The loop's state; n is the size of a sample."""
-
-    z: jax.Array  # where f is evaluated next, [B, n]
-    best: jax.Array  # f at the point of the smallest residual, [B, n]
-    best_norm: jax.Array  # that residual's norm, [B]
-    residual: jax.Array  # and relative to ||f||, [B]
-    steps: jax.Array  # [B] int32
-    status: jax.Array  # [B] int32; MAX_ITER until the sample stops
-    history: _History | None
-
-
-def solve(
-    f: Callable[[jax.Array], jax.Array], z0: jax.Array, config: Solver
-) -> tuple[jax.Array, Report]:
-    """Solves z = f(z), each sample of the batch on its own.
-
-    Args:
-      f: maps [B, ...] to [B, ...], each sample independently of the others.
-      z0: where to begin, [B, ...], floating. f is given this dtype; it may return another.
-      config: method and tolerances.
-
-    Returns:
-      (z, report): z [B, ...] in z0's dtype is f at the point of the smallest residual, which is the
-      last point where the sample converged. A sample whose f overflows or is NaN stops with the
-      best point before that and status NONFINITE; it is z0 where f(z0) is so already.
-
-    Raises:
-      ValueError: z0 is not floating or has no batch axis, or f changes the shape.
-    """
-    if z0.ndim < 1 or not jnp.issubdtype(z0.dtype, jnp.floating):
-        raise ValueError(
-            f'z0 {z0.dtype}{list(z0.shape)}, allowed: floating [B, ...]; cast or reshape it'
-        )
-    batch = z0.shape[0]
-    dtype = jnp.promote_types(z0.dtype, jnp.float32)
-
-    def flat_f(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        given = z.astype(z0.dtype)
-        fz = f(given.reshape(z0.shape))
-        if fz.shape != z0.shape:
-            raise ValueError(f'f returns {list(fz.shape)} for {list(z0.shape)}; keep the shape')
-        return given.astype(dtype), fz.astype(dtype).reshape(batch, -1)
-
-    def advance(step: jax.Array, state: _State) -> _State:
-        return _advance(flat_f, config, step, state)
-
-    state = _start(z0.astype(dtype).reshape(batch, -1), config)
-    if config.fixed_length:
-        steps = jnp.arange(config.max_iter)
-        state = jax.lax.scan(lambda s, step: (advance(step, s), None), state, steps)[0]
-    else:
-        _, state = jax.lax.while_loop(
-            lambda c: (c[0] < config.max_iter) & jnp.any(c[1].status == MAX_ITER),
-            lambda c: (c[0] + 1, advance(*c)),
-            (jnp.zeros((), jnp.int32), state),
-        )
-    report = Report(state.steps, state.residual.astype(jnp.float32), state.status)
-    return state.best.reshape(z0.shape).astype(z0.dtype), report
-
-
-def _start(z0: jax.Array, config: Solver) -> _State:
+def empty(z0: jax.Array, memory: int) -> History:
+    """Returns the history before the first of the points, which are like z0 [B, n]."""
     batch, size = z0.shape
-    m = config.memory
 
-    def zeros(*shape: int, dtype: jnp.dtype = z0.dtype) -> jax.Array:
+    def zeros(*shape: int) -> jax.Array:
         # Made like z0, so that under shard_map they vary over the same mesh axes.
-        return jnp.zeros_like(z0, shape=(batch, *shape), dtype=dtype)
+        return jnp.zeros_like(z0, shape=(batch, *shape))
 
-    history = None
-    if config.method == 'anderson':
-        history = _History(zeros(m, size), zeros(m, size), zeros(m), zeros(m, m), zeros() + jnp.inf)
-    integers = zeros(dtype=jnp.dtype('int32'))
-    infinite = zeros() + jnp.inf
-    return _State(z0, z0, infinite, infinite, integers, integers + MAX_ITER, history)
+    m = memory
+    return History(zeros(m, size), zeros(m, size), zeros(m), zeros(m, m), zeros() + jnp.inf)
 
 
-def _advance(
-    f: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
-    config: Solver,
-    step: jax.Array,
-    state: _State,
-) -> _State:
-    """One evaluation of f (which also returns z as f was given it) and one move."""
-    z, fz = f(state.z)
-    r = fz - z  # [B, n]
-    r_norm, f_norm = norm(r), norm(fz)
-    running = state.status == MAX_ITER
-    finite = jnp.isfinite(r_norm) & jnp.isfinite(f_norm)
-    converged = running & finite & (r_norm <= config.rtol * f_norm + config.atol)
-    better = converged | (running & finite & (r_norm < state.best_norm))
-    status = jnp.where(
-        converged, CONVERGED, jnp.where(running & ~finite, NONFINITE, state.status)
-    ).astype(jnp.int32)
-    best = jnp.where(better[:, None], fz, state.best)
-    ahead = fz if config.method == 'plain' or config.damping == 1.0 else z + config.damping * r
-    history = state.history
-    if history is not None:
-        history, ahead = _mix(history, config, step, ahead, r, r_norm, best)
-    return _State(
-        # Samples that have stopped are still given to f: at a finite point.
-        z=jnp.where((status == MAX_ITER)[:, None], ahead, best),
-        best=best,
-        best_norm=jnp.where(better, r_norm, state.best_norm),
-        residual=jnp.where(better, relative(r_norm, f_norm), state.residual),
-        steps=state.steps + running.astype(jnp.int32),
-        status=status,
-        history=history,
-    )
-
-
-def _mix(
-    history: _History,
-    config: Solver,
+def mix(
+    history: History,
     step: jax.Array,
     ahead: jax.Array,
     r: jax.Array,
     r_norm: jax.Array,
-    best: jax.Array,
-) -> tuple[_History, jax.Array]:
-    """Adds a point to the history; returns it and where Anderson's method goes, [B, n]."""
-    slot = step % config.memory
-    here = jnp.arange(config.memory) == slot  # [m]
+    restart: float,
+    ridge: float,
+) -> tuple[History, jax.Array, jax.Array]:
+    """Adds a point to the history.
+
+    Args:
+      history: of the steps before.
+      step: number of this one, from 0.
+      ahead: z + beta r of the point, [B, n].
+      r: its residual, [B, n].
+      r_norm: the norm of that, [B].
+      restart: see `Solver`.
+      ridge: see `Solver`.
+
+    Returns:
+      (history, where the method goes [B, n], whether a sample's history was dropped [B]).
+    """
+    memory = history.norms.shape[-1]
+    slot = step % memory
+    here = jnp.arange(memory) == slot  # [m]
     unit = r / jnp.where(r_norm > 0, r_norm, 1.0)[:, None]
     aheads = jax.lax.dynamic_update_slice_in_dim(history.ahead, ahead[:, None], slot, axis=1)
     units = jax.lax.dynamic_update_slice_in_dim(history.units, unit[:, None], slot, axis=1)
@@ -234,13 +78,12 @@ def _mix(
     gram = jnp.where(here[:, None], row[:, None, :], history.gram)
     gram = jnp.where(here[None, :], row[:, :, None], gram)  # [B, m, m]
 
-    again = r_norm > config.restart * history.lowest  # [B]
+    again = r_norm > restart * history.lowest  # [B]
     norms = jnp.where(here, r_norm[:, None], history.norms)
     norms = jnp.where(again[:, None], 0.0, norms)
     lowest = jnp.where(again, jnp.inf, jnp.minimum(history.lowest, r_norm))
-    weights = _weights(gram, norms, r_norm, config.ridge)
-    mixed = jnp.where(again[:, None], best, _combine(weights, aheads))
-    return _History(aheads, units, norms, gram, lowest), mixed
+    mixed = _combine(_weights(gram, norms, r_norm, ridge), aheads)
+    return History(aheads, units, norms, gram, lowest), mixed, again
 
 
 def _weights(gram: jax.Array, norms: jax.Array, scale: jax.Array, ridge: float) -> jax.Array:
@@ -281,15 +124,3 @@ def _products(units: jax.Array, unit: jax.Array) -> jax.Array:
 def _combine(weights: jax.Array, points: jax.Array) -> jax.Array:
     """Sums points [B, m, n] with weights [B, m], as [B, n]; in full precision everywhere."""
     return jnp.einsum('bm,bmn->bn', weights, points, precision=jax.lax.Precision.HIGHEST)
-
-
-def norm(x: jax.Array) -> jax.Array:
-    """Euclidean norm of each sample of x [B, ...], as [B]; 0 has gradient 0, NaN stays."""
-    squares = jnp.sum(jnp.square(x), axis=tuple(range(1, x.ndim)))
-    zero = squares == 0
-    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
-
-
-def relative(residual: jax.Array, size: jax.Array) -> jax.Array:
-    """Returns residual / size, 0 where both are."""
-    return residual / (size + jnp.finfo(size.dtype).tiny)

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jax_prompt.deq.anderson import CONVERGED, NONFINITE, Report, Solver, norm, relative, solve
+from jax_prompt.deq.solver import CONVERGED, NONFINITE, Report, Solver, norm, relative, solve
 
 Cell = Callable[[Any, jax.Array], jax.Array]
 

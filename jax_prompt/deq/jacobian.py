@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_prompt.deq.anderson import norm
 from jax_prompt.deq.fixed_point import Cell
+from jax_prompt.deq.solver import norm
 
 
 def spectral_radius(

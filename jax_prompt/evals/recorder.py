@@ -140,8 +140,8 @@ def solve_residuals(
 ) -> dict[str, np.ndarray]:
     """Computes how far LION's forward solves have come after each of their steps.
 
-    Each solve starts anew with one step more and no tolerance: what it reports is what the solver
-    that the run evaluates with has reached by then, the best of its points so far.
+    The solver is the one that the run evaluates with, without a tolerance. A residual is that of
+    the best point so far.
 
     Args:
       classifier: the model.
@@ -157,11 +157,13 @@ def solve_residuals(
         return {}
     (lion, own) = parts[0]
     features, raw = _features(classifier, params, images)
-    steps = []
-    for limit in range(1, most + 1):
-        short = replace(lion, eval_max_iter=limit, eval_rtol=0.0, gradient='one_step')
-        steps.append(_residuals(short, own['shared'], images, features, raw))
-    return {name: np.stack([np.asarray(step[name]) for step in steps]) for name in steps[0]}
+    whole = replace(lion, eval_max_iter=most, eval_rtol=0.0)
+
+    @jax.jit
+    def found(shared: Tree, image: jax.Array, features: jax.Array, raw: jax.Array) -> Tree:
+        return whole.residuals(Place(shared=shared, image=image), image, features, raw)
+
+    return jax.device_get(found(own['shared'], images, features, raw))
 
 
 @partial(jax.jit, static_argnames='classifier')
@@ -170,13 +172,3 @@ def _features(classifier: Classifier, params: Tree, images: jax.Array) -> tuple[
     weights = {'params': params['backbone']}
     features = classifier.backbone.apply(weights, images, classifier.tuner, params.get('tuner', {}))
     return features, classifier.raw_features(params['backbone'], images)
-
-
-@partial(jax.jit, static_argnames='lion')
-def _residuals(lion: LION, shared: Tree, image: Any, features: Any, raw: Any) -> Tree:
-    def total(probes: Tree) -> jax.Array:
-        place = Place(shared=shared, probe=probes, image=image)
-        return jnp.sum(lion.image(place, image)) + jnp.sum(lion.features(place, features, raw))
-
-    reports = jax.grad(total)(lion.probes(len(image)))  # a probe's cotangent is the solve's report
-    return {name: report[:, 1] for name, report in reports.items()}

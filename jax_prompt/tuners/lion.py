@@ -21,6 +21,7 @@ little at beta2 = .12.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +31,9 @@ from jax_prompt.core.ranges import at_least, between, check_values, part, share
 from jax_prompt.core.spec import FEATURES, IMAGE, BackboneSpec
 from jax_prompt.core.tree import Tree
 from jax_prompt.core.tuner import Place, Tuner
-from jax_prompt.deq.anderson import CONVERGED, Solver
-from jax_prompt.deq.fixed_point import Gradient, fixed_point, probe
+from jax_prompt.deq.fixed_point import Cell, Gradient, fixed_point, probe
 from jax_prompt.deq.jacobian import jacobian_penalty
+from jax_prompt.deq.solver import CONVERGED, Solver, residuals
 from jax_prompt.nn.layers import pooled_pixels
 from jax_prompt.tuners.equilibrium import KINDS, EquilibriumBlock, with_penalty
 
@@ -40,6 +41,7 @@ INPUTS = ('raw', 'prompted', 'image')
 # m of P2, from the trainable counts of the paper's tables: ResNet-50 96,702, ViT-B 123,578, Swin-B
 # 241,854.
 _OF_MAPS, _OF_TOKENS, _OF_WINDOWS = 22, 71, 105
+_Problem = tuple[Cell, tuple[Tree, jax.Array], jax.Array]  # f, its arguments, where a solve begins
 _GRID = 8  # side of the pooled image that P2 sees where its input is the image
 
 
@@ -151,7 +153,7 @@ class LION(Tuner):
         if not self.image_block:
             return image
         params = place.shared['p1']
-        z = self._solve(self._p1, params, image, place, 'p1')
+        z = self._solve(self._image_problem(params, image), place, 'p1')
         prompt = params['scale'] * z + params['offset']
         return _blend(params['gates'], image, prompt)
 
@@ -164,11 +166,45 @@ class LION(Tuner):
         if not self.feature_block:
             return features
         params = place.shared['p2']
-        seen = self._p2_input(place, features, raw)
-        u = seen @ params['into']['kernel'] + params['into']['bias']  # [B, m]
-        h = self._solve(_p2(self, u.shape[-1]), params, u, place, 'p2')
+        h = self._solve(self._feature_problem(params, place, features, raw), place, 'p2')
         prompt = h @ params['out']['kernel'] + params['out']['bias']
         return _blend(params['gates'], features, prompt)
+
+    def residuals(
+        self, place: Place, image: jax.Array, features: jax.Array, raw: jax.Array | None
+    ) -> dict[str, jax.Array]:
+        """Returns the residual of each block's solve after each of its evaluations.
+
+        Args:
+          place: of an evaluation, or of training.
+          image: [B, H, W, 3].
+          features: F(x~), [B, D].
+          raw: F(x), [B, D].
+
+        Returns:
+          ||f(z) - z|| / ||f(z)|| of the best point so far by block, 'p1' and 'p2', [steps, B]
+          float32 with the largest number of iterations as steps. It rests where a solve has ended.
+        """
+        problems, own = {}, place.shared
+        if self.image_block:
+            problems['p1'] = self._image_problem(own['p1'], image)
+        if self.feature_block:
+            problems['p2'] = self._feature_problem(own['p2'], place, features, raw)
+        solver = self._forward(place.train)
+        return {
+            name: residuals(partial(cell, args), x, solver)
+            for name, (cell, args, x) in problems.items()
+        }
+
+    def _image_problem(self, params: Tree, image: jax.Array) -> _Problem:
+        return _problem(self._p1, params, image)
+
+    def _feature_problem(
+        self, params: Tree, place: Place, features: jax.Array, raw: jax.Array | None
+    ) -> _Problem:
+        seen = self._p2_input(place, features, raw)
+        u = seen @ params['into']['kernel'] + params['into']['bias']  # [B, m]
+        return _problem(_p2(self, u.shape[-1]), params, u)
 
     def _p2_input(self, place: Place, features: jax.Array, raw: jax.Array | None) -> jax.Array:
         if self.input == 'prompted':
@@ -190,16 +226,13 @@ class LION(Tuner):
         )
         return Gradient(kind=self.gradient, terms=self.gradient_terms, solver=solver)
 
-    def _solve(
-        self, block: EquilibriumBlock, params: Tree, x: jax.Array, place: Place, name: str
-    ) -> jax.Array:
-        layers = {k: v for k, v in params.items() if k.startswith('layer_')}
-        args = (block.prepare(layers), x)
+    def _solve(self, problem: _Problem, place: Place, name: str) -> jax.Array:
+        cell, args, x = problem
         forward, seen = self._forward(place.train), place.probe.get(name)
-        z = fixed_point(block.cell, args, x, forward, self._backward(), seen)
+        z = fixed_point(cell, args, x, forward, self._backward(), seen)
         if self.jacobian and place.train and place.key is not None:
             key = jax.random.fold_in(place.key, 3)
-            z = with_penalty(z, self.jacobian * jacobian_penalty(block.cell, args, z, key))
+            z = with_penalty(z, self.jacobian * jacobian_penalty(cell, args, z, key))
         return z
 
     def probes(self, batch_size: int) -> Tree:
@@ -229,6 +262,11 @@ class LION(Tuner):
                 out[f'{name}_{way}_residual_worst'] = jnp.max(kept)
                 out[f'{name}_{way}_converged'] = jnp.sum(fine) / total
         return out
+
+
+def _problem(block: EquilibriumBlock, params: Tree, x: jax.Array) -> _Problem:
+    layers = {k: v for k, v in params.items() if k.startswith('layer_')}
+    return block.cell, (block.prepare(layers), x), x
 
 
 def _paper_width(spec: BackboneSpec) -> int:

@@ -26,9 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 from bench_machine import machine
 
-from jax_prompt.deq.anderson import Solver
 from jax_prompt.deq.fixed_point import Gradient, fixed_point, probe
 from jax_prompt.deq.jacobian import spectral_radius
+from jax_prompt.deq.solver import Solver
 from jax_prompt.door import enter
 from jax_prompt.nn.convolution import convolve as convolution
 

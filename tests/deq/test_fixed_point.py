@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from deq_cell import BATCH, WIDTH, assert_close, cell, gradient, loss, problem, settings
 
-from jax_prompt.deq.anderson import CONVERGED, MAX_ITER, Solver
 from jax_prompt.deq.fixed_point import (
     Gradient,
     fixed_point,
     fixed_point_with_report,
     probe,
 )
+from jax_prompt.deq.solver import CONVERGED, MAX_ITER, Solver
 
 TIGHT = {'float32': 2e-7, 'float64': 1e-13}
 

@@ -9,8 +9,8 @@ from deq_cell import BATCH, assert_close, cell, loss, problem, settings
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jax_prompt.deq.anderson import NONFINITE, Solver, solve
 from jax_prompt.deq.fixed_point import NAME, Gradient, fixed_point, probe
+from jax_prompt.deq.solver import NONFINITE, Solver, solve
 
 
 def test_the_batch_changes_nothing_and_nan_stays_in_its_sample():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_prompt.deq.anderson import CONVERGED, MAX_ITER, NONFINITE, Solver, solve
+from jax_prompt.deq.solver import CONVERGED, MAX_ITER, NONFINITE, Solver, solve
 
 WIDTH = 16
 MEMORY = 3  # compiles faster than the default

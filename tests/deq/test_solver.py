@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_prompt.deq.anderson import CONVERGED, MAX_ITER, Solver, solve
+from jax_prompt.deq.solver import CONVERGED, MAX_ITER, Solver, residuals, solve
 
 BATCH, WIDTH = 6, 16
 MEMORY = 3  # compiles faster than the default; what depends on it says so
@@ -247,3 +247,28 @@ def test_bad_options_are_refused(name, value):
 def test_bad_maps_are_refused(f, z0, message):
     with pytest.raises(ValueError, match=message):
         solve(f, jnp.asarray(z0), Solver())
+
+
+@pytest.mark.parametrize('method', ['anderson', 'plain'])
+def test_residuals_are_those_of_shorter_solves(method):
+    w, x = cell()
+    most = 4
+    found = residuals(
+        lambda z: jnp.tanh(z @ w + x), jnp.zeros(x.shape), Solver(method, most, 0.0, memory=MEMORY)
+    )
+    shorter = [
+        solve_cell(w, x, method=method, max_iter=n + 1, rtol=0.0)[1].residual for n in range(most)
+    ]
+    assert found.shape == (most, BATCH) and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, shorter, rtol=1e-4)
+
+
+def test_residuals_rest_where_a_sample_has_converged():
+    w, x = cell()
+    solver = Solver(max_iter=12, rtol=0.05, memory=MEMORY)
+    found = np.asarray(residuals(lambda z: jnp.tanh(z @ w + x), jnp.zeros(x.shape), solver))
+    steps = np.asarray(solve_cell(w, x, max_iter=12, rtol=0.05)[1].steps)
+    assert np.all(steps < 12)
+    for sample, stopped in enumerate(steps):
+        assert np.all(found[stopped - 1 :, sample] == found[-1, sample])
+        assert found[-1, sample] <= 0.05 < found[stopped - 2, sample]
