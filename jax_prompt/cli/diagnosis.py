@@ -155,7 +155,7 @@ def diagnose(workdir: Path, name: str, out: Path, options: Options) -> dict[str,
         numbers['gates'] = np.stack(gates).tolist()
         draw_gates(numbers['epochs'], np.stack(gates), out / 'gates.png')
     else:
-        absent['gates'] = f'{method} has no gates; gated_vpt has'
+        absent['gates'] = f'{method} has no gates on its prompts; gated_vpt has'
     numbers['absent'] = absent
     write_json(out / 'diagnostics.json', numbers)
     return numbers

@@ -198,7 +198,7 @@ def test_runs_are_diagnosed_and_compared(digits, diagnose, tmp_path, capsys):
     for shares in spt['attention'].values():
         total = np.add(shares['to_patches'], shares['to_prompts'])
         assert np.all((total > 0) & (total < 1))  # the class token has the rest
-    assert 'gates: spt_deep has no gates; gated_vpt has' in capsys.readouterr().out
+    assert 'gates: spt_deep has no gates on its prompts; gated_vpt has' in capsys.readouterr().out
 
 
 @pytest.fixture(scope='module')
