@@ -6,8 +6,8 @@
 docs/claims.md says what was measured so. Each task is searched on val among four learning rates up
 to .3, then trained with five seeds on the training images alone, so that search and runs share one
 compiled program. AdamW, batch 16, 8 prompts a block, warm-up in the first tenth. The papers train
-100 epochs, which is the default here too; the page's figures took fewer. `linear` trains on cached
-features and takes 100 epochs in any case. `lion` has small blocks, as in configs/offline.py.
+100 epochs, which is the default here too; most of the page's figures took fewer. `linear` trains on
+cached features and takes 100 epochs in any case. `lion` has small blocks, as in configs/offline.py.
 """
 
 from ml_collections import ConfigDict
