@@ -41,8 +41,8 @@ def empty(z0: jax.Array, memory: int) -> History:
         # Made like z0, so that under shard_map they vary over the same mesh axes.
         return jnp.zeros_like(z0, shape=(batch, *shape))
 
-    m = memory
-    return History(zeros(m, size), zeros(m, size), zeros(m), zeros(m, m), zeros() + jnp.inf)
+    points, pairs = (memory, size), (memory, memory)
+    return History(zeros(*points), zeros(*points), zeros(memory), zeros(*pairs), zeros() + jnp.inf)
 
 
 def mix(

@@ -116,8 +116,7 @@ def solve(
     """
     advance, state = _begin(f, z0, config)
     if config.fixed_length:
-        steps = jnp.arange(config.max_iter)
-        state = jax.lax.scan(lambda s, step: (advance(step, s), None), state, steps)[0]
+        state, _ = _every_step(advance, state, config)
     else:
         _, state = jax.lax.while_loop(
             lambda c: (c[0] < config.max_iter) & jnp.any(c[1].status == MAX_ITER),
@@ -133,13 +132,19 @@ def residuals(f: Callable[[jax.Array], jax.Array], z0: jax.Array, config: Solver
 
     A row's residual is that of `Report`, of the best point so far. Errors are those of `solve`.
     """
-    advance, state = _begin(f, z0, config)
+    return _every_step(*_begin(f, z0, config), config)[1].astype(jnp.float32)
+
+
+def _every_step(
+    advance: Callable[[jax.Array, _State], _State], state: _State, config: Solver
+) -> tuple[_State, jax.Array]:
+    """Takes max_iter steps; returns the last state and the residual after each, [max_iter, B]."""
 
     def one(state: _State, step: jax.Array) -> tuple[_State, jax.Array]:
         state = advance(step, state)
-        return state, state.residual.astype(jnp.float32)
+        return state, state.residual
 
-    return jax.lax.scan(one, state, jnp.arange(config.max_iter))[1]
+    return jax.lax.scan(one, state, jnp.arange(config.max_iter))
 
 
 def _begin(

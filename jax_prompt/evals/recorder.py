@@ -158,12 +158,7 @@ def solve_residuals(
     (lion, own) = parts[0]
     features, raw = _features(classifier, params, images)
     whole = replace(lion, eval_max_iter=most, eval_rtol=0.0)
-
-    @jax.jit
-    def found(shared: Tree, image: jax.Array, features: jax.Array, raw: jax.Array) -> Tree:
-        return whole.residuals(Place(shared=shared, image=image), image, features, raw)
-
-    return jax.device_get(found(own['shared'], images, features, raw))
+    return jax.device_get(_residuals(whole, own['shared'], images, features, raw))
 
 
 @partial(jax.jit, static_argnames='classifier')
@@ -172,3 +167,8 @@ def _features(classifier: Classifier, params: Tree, images: jax.Array) -> tuple[
     weights = {'params': params['backbone']}
     features = classifier.backbone.apply(weights, images, classifier.tuner, params.get('tuner', {}))
     return features, classifier.raw_features(params['backbone'], images)
+
+
+@partial(jax.jit, static_argnames='lion')
+def _residuals(lion: LION, shared: Tree, image: Any, features: Any, raw: Any) -> Tree:
+    return lion.residuals(Place(shared=shared, image=image), image, features, raw)

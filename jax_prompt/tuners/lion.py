@@ -153,7 +153,7 @@ class LION(Tuner):
         if not self.image_block:
             return image
         params = place.shared['p1']
-        z = self._solve(self._image_problem(params, image), place, 'p1')
+        z = self._solve(_problem(self._p1, params, image), place, 'p1')
         prompt = params['scale'] * z + params['offset']
         return _blend(params['gates'], image, prompt)
 
@@ -187,7 +187,7 @@ class LION(Tuner):
         """
         problems, own = {}, place.shared
         if self.image_block:
-            problems['p1'] = self._image_problem(own['p1'], image)
+            problems['p1'] = _problem(self._p1, own['p1'], image)
         if self.feature_block:
             problems['p2'] = self._feature_problem(own['p2'], place, features, raw)
         solver = self._forward(place.train)
@@ -195,9 +195,6 @@ class LION(Tuner):
             name: residuals(partial(cell, args), x, solver)
             for name, (cell, args, x) in problems.items()
         }
-
-    def _image_problem(self, params: Tree, image: jax.Array) -> _Problem:
-        return _problem(self._p1, params, image)
 
     def _feature_problem(
         self, params: Tree, place: Place, features: jax.Array, raw: jax.Array | None
