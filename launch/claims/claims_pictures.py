@@ -13,9 +13,9 @@ pip install 'jax-prompt[quickstart]'.
 import argparse
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jax_prompt.cli.curves import load_run
 from jax_prompt.door import enter
@@ -24,58 +24,72 @@ from jax_prompt.report.marks import LIGHT, style
 from jax_prompt.report.rows import read
 
 
+class Point(NamedTuple):
+    """The accuracy of one seed in %, at a place of a method's line in a panel."""
+
+    panel: str
+    method: str
+    x: float
+    accuracy: float
+
+
 class Line(NamedTuple):
     """A line of a panel: its places, the means there, and how far below and above they spread."""
 
-    x: list[float]
-    mean: list[float]
-    below: list[float]
-    above: list[float]
+    x: Sequence[float]
+    mean: Sequence[float]
+    below: Sequence[float]
+    above: Sequence[float]
 
 
 Panels = Mapping[str, Mapping[str, Line]]
+Spread = Callable[[Sequence[float]], tuple[float, float]]
 
 
-def over_prompts(results: Path) -> Panels:
-    """Returns panel -> method -> test accuracy in % over P, with sample standard deviations."""
-    found: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+def over_prompts(results: Path) -> Iterator[Point]:
+    """Yields the test accuracies over the number of prompts P."""
     for row in read(results / 'rows').rows:
         if row.accuracy is not None:
-            kind = 'trained' if row.hyperparameters['train_prompts'] else 'frozen'
-            lengths = found[f'{row.backbone}, prompts {kind}'][row.method]
-            lengths[row.hyperparameters['num_prompts']].append(100 * row.accuracy)
-
-    def line(values: Mapping[int, Sequence[float]]) -> Line:
-        x = sorted(values)
-        spread = [statistics.stdev(values[p]) if len(values[p]) > 1 else 0.0 for p in x]
-        return Line(list(map(float, x)), [statistics.mean(values[p]) for p in x], spread, spread)
-
-    return _sorted({name: {m: line(v) for m, v in one.items()} for name, one in found.items()})
+            given = row.hyperparameters
+            kind = 'trained' if given['train_prompts'] else 'frozen'
+            panel, prompts = f'{row.backbone}, prompts {kind}', given['num_prompts']
+            yield Point(panel, row.method, prompts, 100 * row.accuracy)
 
 
-def over_epochs(results: Path) -> Panels:
-    """Returns panel -> method -> validation accuracy in % over epochs, with the seeds' range."""
-    found: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+def over_epochs(results: Path) -> Iterator[Point]:
+    """Yields the validation accuracies over the epochs."""
     for path in sorted(results.glob('runs/*/*/seed_*/run/result.json')):
         result, epochs = load_run(path.parent)
-        points = found[f'{result["backbone"]}, {task_of(result)}'][result['method']]
+        panel = f'{result["backbone"]}, {task_of(result)}'
         for row in epochs:
             if row.get('val_accuracy') is not None:
-                points[row['epoch']].append(100 * row['val_accuracy'])
+                yield Point(panel, result['method'], row['epoch'], 100 * row['val_accuracy'])
 
-    def line(values: Mapping[int, Sequence[float]]) -> Line:
+
+def deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Returns the sample standard deviation, for below and above; 0 of one value."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return spread, spread
+
+
+def reach(values: Sequence[float]) -> tuple[float, float]:
+    """Returns how far the smallest and the largest value lie from the mean."""
+    mean = statistics.mean(values)
+    return mean - min(values), max(values) - mean
+
+
+def make_panels(points: Iterable[Point], spread: Spread) -> Panels:
+    """Returns panel -> method -> line; the supervised backbone and VPT come first."""
+    seeds: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for point in points:
+        seeds[point.panel, point.method][point.x].append(point.accuracy)
+    panels: dict[str, dict[str, Line]] = {}
+    for (panel, method), values in sorted(seeds.items(), reverse=True):
         x = sorted(values)
-        mean = [statistics.mean(values[e]) for e in x]
-        below = [m - min(values[e]) for m, e in zip(mean, x, strict=True)]
-        above = [max(values[e]) - m for m, e in zip(mean, x, strict=True)]
-        return Line(list(map(float, x)), mean, below, above)
-
-    return _sorted({name: {m: line(v) for m, v in one.items()} for name, one in found.items()})
-
-
-def _sorted(panels: Mapping[str, Mapping[str, Line]]) -> Panels:
-    """Returns panels and lines by name, those of the supervised backbone and of VPT first."""
-    return {p: dict(sorted(panels[p].items(), reverse=True)) for p in sorted(panels, reverse=True)}
+        below, above = zip(*(spread(values[place]) for place in x), strict=True)
+        mean = [statistics.mean(values[place]) for place in x]
+        panels.setdefault(panel, {})[method] = Line(x, mean, below, above)
+    return panels
 
 
 def draw(panels: Panels, kind: str, path: Path) -> None:
@@ -129,8 +143,8 @@ def main() -> None:
     parser.add_argument('--results', type=Path, required=True, help='folder of the benchmark')
     parser.add_argument('--out', type=Path, required=True, help='the picture')
     args = parser.parse_args()
-    panels = over_prompts(args.results) if args.kind == 'prompts' else over_epochs(args.results)
-    draw(panels, args.kind, args.out)
+    gather, spread = (over_prompts, deviation) if args.kind == 'prompts' else (over_epochs, reach)
+    draw(make_panels(gather(args.results), spread), args.kind, args.out)
 
 
 if __name__ == '__main__':
