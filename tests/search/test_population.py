@@ -110,7 +110,7 @@ CASES = {
     'lora': ({}, {'optim': Optim('adamw', clip_norm=0.1, ema_decay=0.5)}),
     'bias': ({}, {'optim': Optim('sgd')}),
     # Of LION's options the smallest. The bar of its robust training is a share of the largest
-    # criticality, where few parameters lie; at a quantile, rounding makes two change places.
+    # criticality, where few parameters lie: near a quantile, rounding may move one across it.
     'lion': (
         {'channels': 2, 'max_iter': 4},
         {'program': {'transform': RobustTraining(0.01, 'max', warmup_steps=3)}},

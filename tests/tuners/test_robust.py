@@ -1,5 +1,7 @@
 """Robust training against a numpy restatement of eq. 7-11."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,10 @@ def _step(robust, params, grads, steps=1, optimizer=None):
     for _ in range(steps):
         updates, state = wrapped.update(grads, state, params)
     return optax.apply_updates(params, updates), state
+
+
+def _member(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def _bar(robust, critical):
@@ -62,6 +68,16 @@ def test_a_step_is_that_of_the_equations(threshold, shrink):
     for name in ('bias', 'gates'):
         want = params['head'][name] - LR * grads['head'][name]
         np.testing.assert_allclose(got['head'][name], want, atol=1e-6)
+
+
+def test_each_member_of_a_population_has_the_bar_of_its_own_quantile():
+    robust, members = RobustTraining(tau=0.4), [_trees(seed) for seed in range(3)]
+    together = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
+    got, state = jax.vmap(partial(_step, robust))(*together)
+    for i, member in enumerate(members):
+        want, alone = _step(robust, *member)
+        assert float(state.critical_share[i]) == float(alone.critical_share)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), _member(got, i), want)
 
 
 def test_a_quantile_holds_that_share_back():
