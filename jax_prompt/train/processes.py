@@ -29,6 +29,9 @@ CHILD = 'JAX_PROMPT_SUPERVISED'  # a variable that says so to a child
 _HEAD = re.compile(r'process (\d+) of (\d+):')
 _SILENT = re.compile(r'stopped sending heartbeats\):\s*([\d\s]+)')
 _NO_SERVICE = 'Failed to send RPC to coordination service'
+# How gloo aborts a process. The collective with a lost process fails. Where a process has several
+# devices, its next collective may then receive what was sent for the one that failed.
+_GLOO = "terminate called after throwing an instance of 'gloo::"
 _RAISES = {'ValueError': ValueError, 'FileNotFoundError': FileNotFoundError}
 
 
@@ -213,13 +216,19 @@ def ended_by(code: int) -> str:
 
 def _who_is_lost(head: str, text: str) -> str:
     """Says which process is lost, from what JAX wrote before it aborted this one; '' if unclear."""
+    match = _HEAD.match(head)
+    if not match:
+        return ''
+    here, total = match.groups()
     silent = _SILENT.search(text)
     gone = silent[1].split() if silent else ['0'] if _NO_SERVICE in text else []
-    match = _HEAD.match(head)
-    if not gone or not match:
-        return ''
-    names = f'process {gone[0]}' if len(gone) == 1 else f'processes {", ".join(gone)}'
-    return f'{names} of {match[2]} lost, noticed by process {match[1]}'
+    if gone:
+        names = f'process {gone[0]}' if len(gone) == 1 else f'processes {", ".join(gone)}'
+        return f'{names} of {total} lost, noticed by process {here}'
+    if _GLOO in text:
+        failed = f'gloo aborted process {here} of {total} in a collective operation'
+        return f'{failed}, as it does when another process is lost'
+    return ''
 
 
 def _how_to_go_on(workdir: Path) -> str:
